@@ -1,0 +1,94 @@
+"""One interface over the two places an artifact can be: a registry and an OCI image layout.
+
+`RemoteRepository` and `LayoutRepository` implement `Repository`; `open_repository` picks one by the reference.
+Everything above (signing, pulling, packing) is written against this protocol and works on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from artifact.descriptor import Descriptor
+from artifact.digest import Digest
+from artifact.progress import Progress
+
+
+class Reader(Protocol):
+    """A stream of bytes, filled into the caller's buffer."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill some of `buffer`; return how many bytes, 0 at the end."""
+
+
+Source = Callable[[int], AbstractContextManager[Reader]]
+"""Opens the same content again at a byte offset, as often as a transfer has to start over."""
+
+
+class Repository(Protocol):
+    """Manifests, blobs, tags and referrers of one repository."""
+
+    @property
+    def place(self) -> str:
+        """The repository as a user writes it: ``HOST/NAME``, ``NAME`` or ``oci:PATH``."""
+
+    def resolve(self, reference: str | Digest) -> Descriptor:
+        """The descriptor of the manifest a tag or digest names. Raises `NotFound`."""
+
+    def manifest(self, reference: str | Digest) -> tuple[Descriptor, bytes]:
+        """A manifest's descriptor and bytes; the bytes have been checked against the digest. Raises `NotFound`."""
+
+    def push_manifest(self, raw: bytes, media_type: str, tag: str | None = None) -> Descriptor:
+        """Store a manifest, and point `tag` at it. Blobs it refers to must be there. If it has a subject, it is
+        listed among the subject's referrers afterwards."""
+
+    def tags(self) -> list[str]:
+        """All tags, sorted."""
+
+    def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
+        """Descriptors of the manifests whose subject is `subject`; empty if there are none."""
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the blob can be read here."""
+
+    def read_blob(self, descriptor: Descriptor, limit: int = ...) -> bytes:
+        """A small blob, checked against its descriptor. Raises `NotFound`, `DigestMismatch`, or `Malformed` if it is
+        larger than `limit` bytes."""
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[Reader]:
+        """A stream of a blob's bytes from `offset`. The bytes are NOT checked: whoever stores them checks them."""
+
+    def push_blob(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
+        """Store a blob, checked against its descriptor on arrival. False if it was there already. Raises
+        `DigestMismatch` if the source's bytes are other bytes."""
+
+    def mount_blob(self, digest: Digest, origin: Repository) -> bool:
+        """Make a blob that `origin` has appear here without moving its bytes. False if that is not possible."""
+
+    def delete_tag(self, tag: str) -> None:
+        """Remove a tag. Raises `NotFound`."""
+
+
+def file_source(path: Path) -> Source:
+    """The content of a file."""
+
+    def open_at(offset: int) -> AbstractContextManager[BinaryIO]:
+        stream = path.open("rb", buffering=0)
+        stream.seek(offset)
+        return stream  # type: ignore[return-value]
+
+    return open_at  # type: ignore[return-value]
+
+
+def bytes_source(data: bytes) -> Source:
+    """The content of `data`."""
+    from io import BytesIO
+
+    def open_at(offset: int) -> AbstractContextManager[BinaryIO]:
+        stream = BytesIO(data)
+        stream.seek(offset)
+        return stream
+
+    return open_at  # type: ignore[return-value]
