@@ -39,7 +39,9 @@ class Digest:
         if length is None:
             raise InvalidInput(f"digest algorithm {self.algorithm!r} is not supported: use sha256 or sha512")
         if len(self.hex) != length or not _HEX.fullmatch(self.hex):
-            raise InvalidInput(f"not a {self.algorithm} digest: {self.hex[:80]!r} (want {length} lower-case hex digits)")
+            raise InvalidInput(
+                f"not a {self.algorithm} digest: {self.hex[:80]!r} (want {length} lower-case hex digits)"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Digest:

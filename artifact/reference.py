@@ -81,7 +81,9 @@ class Reference:
             if len(self.host) + 1 + len(self.name) > MAX_NAME:
                 raise InvalidInput(f"repository name too long: more than {MAX_NAME} characters with its host")
         if self.tag is not None and not is_tag(self.tag):
-            raise InvalidInput(f"not a tag: {self.tag[:140]!r} (letters, digits, and . _ - after the first; at most 128)")
+            raise InvalidInput(
+                f"not a tag: {self.tag[:140]!r} (letters, digits, and . _ - after the first; at most 128)"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Reference:

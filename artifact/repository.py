@@ -79,7 +79,7 @@ def file_source(path: Path) -> Source:
         stream.seek(offset)
         return stream  # type: ignore[return-value]
 
-    return open_at  # type: ignore[return-value]
+    return open_at
 
 
 def bytes_source(data: bytes) -> Source:
@@ -91,4 +91,4 @@ def bytes_source(data: bytes) -> Source:
         stream.seek(offset)
         return stream
 
-    return open_at  # type: ignore[return-value]
+    return open_at
