@@ -6,25 +6,13 @@ Everything above (signing, pulling, packing) is written against this protocol an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.progress import Progress
-
-
-class Reader(Protocol):
-    """A stream of bytes, filled into the caller's buffer."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill some of `buffer`; return how many bytes, 0 at the end."""
-
-
-Source = Callable[[int], AbstractContextManager[Reader]]
-"""Opens the same content again at a byte offset, as often as a transfer has to start over."""
+from artifact.source import Reader, Source
 
 
 class Repository(Protocol):
@@ -69,26 +57,3 @@ class Repository(Protocol):
 
     def delete_tag(self, tag: str) -> None:
         """Remove a tag. Raises `NotFound`."""
-
-
-def file_source(path: Path) -> Source:
-    """The content of a file."""
-
-    def open_at(offset: int) -> AbstractContextManager[BinaryIO]:
-        stream = path.open("rb", buffering=0)
-        stream.seek(offset)
-        return stream  # type: ignore[return-value]
-
-    return open_at
-
-
-def bytes_source(data: bytes) -> Source:
-    """The content of `data`."""
-    from io import BytesIO
-
-    def open_at(offset: int) -> AbstractContextManager[BinaryIO]:
-        stream = BytesIO(data)
-        stream.seek(offset)
-        return stream
-
-    return open_at

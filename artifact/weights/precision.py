@@ -134,7 +134,8 @@ def disagreement(tag: str, facts: Facts) -> str | None:
     if size and (labels or formats):
         stated = float(size[1]) * _UNITS[size[2].upper()]
         if not 1 / _SIZE_TOLERANCE <= stated / facts.parameters <= _SIZE_TOLERANCE:
-            return f"tag {tag!r} says {size[0]}, the files hold {facts.parameters:,} parameters: the tag would be {facts.tag!r}"
+            held = f"the files hold {facts.parameters:,} parameters"
+            return f"tag {tag!r} says {size[0]}, {held}: the tag would be {facts.tag!r}"
     return None
 
 
