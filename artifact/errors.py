@@ -51,6 +51,12 @@ class ServerError(StowageError):
     code = "server-error"
 
 
+class StorageFull(StowageError):
+    """The disk has no room for what arrives. What did arrive is kept, so that the transfer can go on later."""
+
+    code = "disk-full"
+
+
 class Refused(StowageError):
     """A trust decision went against the artifact. Exit status 3."""
 

@@ -1,0 +1,54 @@
+"""From a reference to the repository it names, and to the one manifest it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from artifact.descriptor import Descriptor
+from artifact.errors import DigestMismatch, InvalidInput, NotFound
+from artifact.layout import LayoutRepository
+from artifact.reference import Reference
+from artifact.remote import RemoteRepository
+from artifact.repository import Repository
+from artifact.store import default_store
+
+
+def open_repository(reference: Reference, *, plain_http: bool = False, store: Path | None = None) -> Repository:
+    """The repository of `reference`: a registry, an ``oci:`` layout, or the local store where it has no host.
+
+    Plain HTTP is used for loopback hosts, and for others only with `plain_http`.
+    """
+    if reference.layout is not None:
+        return LayoutRepository(Path(reference.layout))
+    if reference.host is not None:
+        return RemoteRepository(reference.host, reference.name, plain_http=plain_http)
+    return local_repository(reference, store)
+
+
+def local_repository(reference: Reference, store: Path | None = None) -> LayoutRepository:
+    """The place of `reference` in the local store, whatever registry it names."""
+    return LayoutRepository(store or default_store(), reference.repository)
+
+
+def resolve(repository: Repository, reference: Reference) -> Descriptor:
+    """The manifest `reference` means, its tag looked up once.
+
+    Raises `InvalidInput` if it has neither tag nor digest, `NotFound`, and `DigestMismatch` if its tag points at
+    another digest than the one it states.
+    """
+    if reference.tag is None and reference.digest is None:
+        try:
+            tags = repository.tags()
+        except NotFound:
+            tags = []
+        known = f": it has {', '.join(tags[:8])}{', …' if len(tags) > 8 else ''}" if tags else ""
+        raise InvalidInput(f"{reference} has neither a tag nor a digest{known}")
+    if reference.tag is None:
+        assert reference.digest is not None
+        return repository.resolve(reference.digest)
+    descriptor = repository.resolve(reference.tag)
+    if reference.digest is not None and descriptor.digest != reference.digest:
+        raise DigestMismatch(
+            f"{reference.repository}:{reference.tag} is {descriptor.digest}, not {reference.digest}: the tag has moved"
+        )
+    return descriptor

@@ -1,0 +1,135 @@
+"""Answering a registry's challenges without telling anything to anyone else.
+
+oras-py's own token backend sends the user's password to whatever realm a server names; here a login goes to the host
+it belongs to and nowhere else (CVE-2026-33990, CVE-2025-51471), so this module stands in its place.
+
+A token realm on another host gets a login only if the user has one *for that host*, or if it is one of the few pairs
+of hosts that are known to be one service. It is never followed from the outside into the inside network, and never
+from https to http. Source: distribution's token authentication specification.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+
+from artifact.errors import ServerError, Unauthorized
+from artifact.remote.challenge import Challenge, parse_challenges
+from artifact.remote.credentials import Credentials, Login
+from artifact.remote.hosts import host_only, is_internal
+from artifact.version import USER_AGENT
+
+_ONE_SERVICE = {
+    "registry-1.docker.io": "auth.docker.io",
+    "index.docker.io": "auth.docker.io",
+    "docker.io": "auth.docker.io",
+    "registry.gitlab.com": "gitlab.com",
+}
+"""Registries whose token service is known to be on another host of the same operator."""
+
+_MAX_TOKEN = 1024 * 1024
+
+Send = Callable[..., urllib3.BaseHTTPResponse]
+"""``send(method, url, headers=…, body=…)``, without redirects and without authorisation of its own."""
+
+
+class Authorizer:
+    """Finds the ``Authorization`` header for requests to one registry. Safe for several threads."""
+
+    def __init__(self, scheme: str, host: str, credentials: Credentials, send: Send) -> None:
+        self._scheme = scheme
+        self._host = host
+        self._credentials = credentials
+        self._send = send
+        self._lock = threading.Lock()
+        self._headers: dict[str, str] = {}
+
+    def header(self, scope: str) -> str | None:
+        """What is known to work for `scope`, from an earlier challenge."""
+        return self._headers.get(scope) or self._headers.get("")
+
+    def answer(self, response: urllib3.BaseHTTPResponse, scope: str, refused: str | None) -> str:
+        """The header that meets the challenge in `response`. `refused` is the header the request had.
+
+        Raises `Unauthorized` if there is nothing (more) to offer.
+        """
+        with self._lock:
+            current = self.header(scope)
+            if current is not None and current != refused:
+                return current  # another thread has met the challenge meanwhile
+            challenges = parse_challenges(", ".join(response.headers.getlist("WWW-Authenticate")))
+            for challenge in challenges:
+                if challenge.scheme == "bearer":
+                    header = self._bearer(challenge, scope)
+                    self._headers[scope] = header
+                    return header
+            login = self._credentials.get(self._host)
+            if any(challenge.scheme == "basic" for challenge in challenges) and login and not login.identity_token:
+                if login.basic != refused:
+                    self._headers[""] = login.basic
+                    return login.basic
+                raise Unauthorized(f"{self._host} does not accept the stored login: packager login {self._host}")
+        raise Unauthorized(f"{self._host} asks for a login: packager login {self._host}")
+
+    def _bearer(self, challenge: Challenge, scope: str) -> str:
+        realm = self._checked_realm(challenge.parameters.get("realm", ""))
+        login = self._login_for(realm)
+        scopes = (scope or challenge.parameters.get("scope", "")).split(" ")
+        query = [("service", challenge.parameters["service"])] if challenge.parameters.get("service") else []
+        query += [("scope", item) for item in scopes if item]
+        if login and login.identity_token:
+            form = [("grant_type", "refresh_token"), ("refresh_token", login.identity_token), ("client_id", "stowage")]
+            response = self._send(
+                "POST", realm, body=urlencode([*form, *query]),
+                headers={"User-Agent": USER_AGENT, "Content-Type": "application/x-www-form-urlencoded"},
+            )  # fmt: skip
+        else:
+            headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+            if login:
+                headers["Authorization"] = login.basic
+                query.append(("account", login.username))
+            separator = "&" if urlsplit(realm).query else "?"
+            response = self._send("GET", f"{realm}{separator}{urlencode(query)}", headers=headers)
+        return "Bearer " + self._token(response, realm)
+
+    def _checked_realm(self, realm: str) -> str:
+        parts = urlsplit(realm)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.fragment:
+            raise ServerError(f"{self._host} names a token service that is no URL: {realm[:100]!r}")
+        if host_only(parts.netloc) != host_only(self._host):
+            if self._scheme == "https" and parts.scheme != "https":
+                raise Unauthorized(f"{self._host} names a token service without TLS ({parts.netloc}): not asked")
+            if is_internal(parts.netloc) and not is_internal(self._host):
+                raise Unauthorized(
+                    f"{self._host} names a token service inside this network ({parts.netloc}): not asked"
+                )
+        elif self._scheme == "https" and parts.scheme != "https":
+            raise Unauthorized(f"{self._host} names a token service without TLS: not asked")
+        return realm
+
+    def _login_for(self, realm: str) -> Login | None:
+        netloc = urlsplit(realm).netloc
+        if netloc == self._host or _ONE_SERVICE.get(self._host) == netloc:
+            return self._credentials.get(self._host)
+        if host_only(netloc) == host_only(self._host):
+            return self._credentials.get(netloc) or self._credentials.get(self._host)
+        return self._credentials.get(netloc)
+
+    def _token(self, response: urllib3.BaseHTTPResponse, realm: str) -> str:
+        host = urlsplit(realm).netloc
+        raw = response.read(_MAX_TOKEN)
+        response.release_conn()
+        if response.status in (400, 401, 403):
+            raise Unauthorized(f"{host} gives no token for {self._host}: packager login {self._host}")
+        try:
+            value = json.loads(raw)
+            token = value.get("token") or value.get("access_token")
+        except (ValueError, AttributeError):
+            token = None
+        if response.status != 200 or not isinstance(token, str) or not token or not token.isascii():
+            raise ServerError(f"{host} answered {response.status} and no token when asked for one for {self._host}")
+        return token

@@ -1,0 +1,101 @@
+"""What the three commands share about talking to a person: errors in one line, exit codes, progress, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as RichProgress
+
+from artifact.errors import StowageError
+from artifact.progress import Progress, Quiet
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run a command line and exit with the status its contract gives: 0, 2 usage, 3 refusal, 1 anything else.
+
+    SIGTERM unwinds like Ctrl-C, so that whatever was begun is cleaned up. ``STOWAGE_DEBUG=1`` shows tracebacks.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except StowageError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
+    except Exception as error:
+        _fail(f"internal error: {type(error).__name__}: {error} (STOWAGE_DEBUG=1 shows where)", 1)
+    sys.exit(0)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(143)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    if os.environ.get("STOWAGE_DEBUG") == "1":
+        traceback.print_exc()
+    # Messages quote names and answers from elsewhere: nothing in them may steer the terminal.
+    line = "".join(char if char.isprintable() else " " for char in message)
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def note(message: str) -> None:
+    """Tell the person something that is not the command's result: a line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a command's result for scripts: one JSON document on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Progress bars on stderr, with bytes, rate and time left; nothing at all when stderr is not a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Quiet()
+        return
+    with RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    ) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def begin(self, name: str, total: int) -> None:
+        self._tasks[name] = self._bars.add_task(name[:40], total=total, note="")
+
+    def advance(self, name: str, count: int) -> None:
+        if name in self._tasks:
+            self._bars.advance(self._tasks[name], count)
+
+    def finish(self, name: str, note: str = "") -> None:
+        if name not in self._tasks:
+            self.begin(name, 0)
+        task = self._bars.tasks[self._tasks[name]]
+        self._bars.update(self._tasks[name], completed=task.total, note=note)
