@@ -1,0 +1,466 @@
+"""The registry client against servers that break the rules, and against the rules themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+import artifact.remote.upload
+from artifact import mediatypes
+from artifact.descriptor import Descriptor
+from artifact.digest import Digest
+from artifact.errors import (
+    DigestMismatch,
+    InvalidInput,
+    Malformed,
+    NotFound,
+    ServerError,
+    StowageError,
+    Unauthorized,
+    Unreachable,
+)
+from artifact.layout import LayoutRepository
+from artifact.manifest import Index, Manifest
+from artifact.progress import Quiet
+from artifact.remote import RemoteRepository
+from artifact.source import bytes_source
+from artifact.version import USER_AGENT
+
+Exchange = Any  # the request and its answer: conftest.Exchange
+Serve = Callable[[Callable[[Exchange], None]], Any]
+
+QUIET = Quiet()
+DATA = os.urandom(2_500_000)
+BLOB = Descriptor.of(DATA, mediatypes.MODEL_WEIGHT)
+RAW = Manifest(Descriptor.of(b"{}", mediatypes.MODEL_CONFIG), (BLOB,)).to_bytes()
+DIGEST = Digest.of(RAW)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+def answer_manifest(exchange: Exchange, raw: bytes = RAW, **headers: str) -> None:
+    exchange.answer(200, raw, Content_Type=mediatypes.IMAGE_MANIFEST, **headers)
+
+
+# --- manifests ---
+
+
+def test_a_manifest_is_checked_against_the_digest_asked_for(serve: Serve) -> None:
+    server = serve(lambda exchange: answer_manifest(exchange, RAW + b" "))
+    with pytest.raises(DigestMismatch):
+        RemoteRepository(server.host, "x").manifest(DIGEST)
+    assert all(item.headers["user-agent"] == USER_AGENT for item in server.seen)
+    assert mediatypes.IMAGE_MANIFEST in server.seen[0].headers["accept"]
+
+
+def test_a_manifest_by_tag_is_checked_against_the_digest_the_registry_names(serve: Serve) -> None:
+    server = serve(lambda exchange: answer_manifest(exchange, RAW + b" ", Docker_Content_Digest=str(DIGEST)))
+    with pytest.raises(DigestMismatch):
+        RemoteRepository(server.host, "x").manifest("t")
+
+
+def test_head_without_digest_falls_back_to_get(serve: Serve) -> None:
+    server = serve(answer_manifest)
+    assert RemoteRepository(server.host, "x").resolve("t").digest == DIGEST
+    assert [item.method for item in server.seen] == ["HEAD", "GET"]
+
+
+def test_a_digest_header_that_is_no_digest_is_refused(serve: Serve) -> None:
+    server = serve(lambda exchange: answer_manifest(exchange, Docker_Content_Digest="sha256:../../etc"))
+    with pytest.raises(ServerError, match="no digest"):
+        RemoteRepository(server.host, "x").resolve("t")
+
+
+def test_a_huge_manifest_is_refused(serve: Serve) -> None:
+    server = serve(lambda exchange: answer_manifest(exchange, b" " * (4 * 1024 * 1024 + 1)))
+    with pytest.raises(Malformed, match="larger"):
+        RemoteRepository(server.host, "x").manifest("t")
+
+
+def test_errors_say_what_is_missing_and_what_the_server_said(serve: Serve) -> None:
+    body = json.dumps({"errors": [{"code": "NAME_INVALID", "message": "no such thing"}]}).encode()
+    server = serve(lambda exchange: exchange.answer(400, body))
+    with pytest.raises(ServerError, match="400 to GET of manifest t in x: NAME_INVALID no such thing"):
+        RemoteRepository(server.host, "x").manifest("t")
+    missing = serve(lambda exchange: exchange.answer(404))
+    with pytest.raises(NotFound, match="manifest t in x"):
+        RemoteRepository(missing.host, "x").manifest("t")
+
+
+def test_a_dead_server_is_named() -> None:
+    with pytest.raises(Unreachable, match=r"cannot reach 127\.0\.0\.1:1: .*[Rr]efused"):
+        RemoteRepository("127.0.0.1:1", "x").resolve("t")
+
+
+@pytest.mark.parametrize("name", ["../x", "UP", "x?y", "x/../y", ""])
+def test_a_name_is_checked_before_it_becomes_a_url(name: str) -> None:
+    with pytest.raises(InvalidInput):
+        RemoteRepository("localhost:1", name)
+
+
+def test_a_tag_is_checked_before_it_becomes_a_url() -> None:
+    with pytest.raises(InvalidInput):
+        RemoteRepository("localhost:1", "x").resolve("../../blobs/x")
+
+
+def test_passing_trouble_is_tried_again(serve: Serve) -> None:
+    answers = iter([503, 429, 200])
+
+    def script(exchange: Exchange) -> None:
+        status = next(answers)
+        answer_manifest(exchange) if status == 200 else exchange.answer(status, Retry_After="1")
+
+    server = serve(script)
+    assert RemoteRepository(server.host, "x").manifest("t")[1] == RAW
+    assert len(server.seen) == 3
+
+
+# --- listings ---
+
+
+def test_tags_follow_links_but_never_to_another_host(serve: Serve) -> None:
+    elsewhere = serve(lambda exchange: exchange.answer(200, b'{"tags":["stolen"]}'))
+
+    def script(exchange: Exchange) -> None:
+        query = parse_qs(urlsplit(exchange.path).query)
+        if "last" in query:
+            exchange.answer(200, b'{"tags":["b","not a tag",7]}')
+        else:
+            link = f'<http://{elsewhere.host}/v2/x/tags/list?last=a>; rel="next"'
+            exchange.answer(200, b'{"tags":["a"]}', Link=link)
+
+    assert RemoteRepository(serve(script).host, "x").tags() == ["a", "b"]
+    assert elsewhere.seen == []
+
+
+def test_an_endless_listing_ends(serve: Serve) -> None:
+    server = serve(
+        lambda exchange: exchange.answer(200, b'{"tags":["a"]}', Link='</v2/x/tags/list?last=a>; rel="next"')
+    )
+    with pytest.raises(ServerError, match="pages"):
+        RemoteRepository(server.host, "x").tags()
+
+
+def test_referrers_fall_back_to_the_tag_scheme(serve: Serve) -> None:
+    index = Index([Descriptor(mediatypes.IMAGE_MANIFEST, DIGEST, len(RAW), artifact_type="a/b")]).to_bytes()
+
+    def script(exchange: Exchange) -> None:
+        if exchange.path == f"/v2/x/manifests/sha256-{BLOB.digest.hex}":
+            exchange.answer(200, index, Content_Type=mediatypes.IMAGE_INDEX)
+        else:
+            exchange.answer(404)
+
+    repository = RemoteRepository(serve(script).host, "x")
+    assert [item.digest for item in repository.referrers(BLOB.digest)] == [DIGEST]
+    assert repository.referrers(BLOB.digest, "c/d") == []
+    assert repository.referrers(DIGEST) == []
+
+
+def test_too_many_referrers_are_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("artifact.remote.repository._MAX_REFERRERS", 3)
+    entries = [Descriptor("a/b", Digest.of(bytes([number])), 1) for number in range(5)]
+    server = serve(lambda exchange: exchange.answer(200, Index(entries).to_bytes()))
+    with pytest.raises(ServerError, match="more than 3 referrers"):
+        RemoteRepository(server.host, "x").referrers(DIGEST)
+
+
+# --- pulling blobs ---
+
+
+def pull(host: str, root: Path) -> bytes:
+    layout, remote = LayoutRepository(root), RemoteRepository(host, "x")
+    layout.push_blob(BLOB, lambda offset: remote.open_blob(BLOB, offset), QUIET)
+    return layout.blob_path(BLOB.digest).read_bytes()
+
+
+def ranged(exchange: Exchange) -> int:
+    return int(exchange.headers.get("range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+
+
+def serve_range(exchange: Exchange, start: int, data: bytes = DATA) -> None:
+    if not start:
+        exchange.answer(200, data)
+    else:
+        exchange.answer(206, data[start:], Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}")
+
+
+def test_a_broken_download_goes_on_by_range(serve: Serve, tmp_path: Path) -> None:
+    def script(exchange: Exchange) -> None:
+        start = ranged(exchange)
+        if start < 2_000_000:
+            end = start + 1_000_000
+            exchange.answer(206 if start else 200, DATA[start:end], Content_Length=str(len(DATA) - start),
+                            Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")  # fmt: skip
+            exchange.hang_up()
+        else:
+            serve_range(exchange, start)
+
+    server = serve(script)
+    assert pull(server.host, tmp_path) == DATA
+    assert [ranged(item) for item in server.seen] == [0, 1_000_000, 2_000_000]
+    assert all(item.headers["accept-encoding"] == "identity" for item in server.seen)
+
+
+def test_a_registry_without_ranges_still_works(serve: Serve, tmp_path: Path) -> None:
+    broken = iter([True])
+
+    def script(exchange: Exchange) -> None:
+        if next(broken, False):
+            exchange.answer(200, DATA[:1_000_000], Content_Length=str(len(DATA)))
+            exchange.hang_up()
+        else:
+            exchange.answer(200, DATA)
+
+    assert pull(serve(script).host, tmp_path) == DATA
+
+
+def test_a_range_that_is_another_range_is_refused(serve: Serve, tmp_path: Path) -> None:
+    def script(exchange: Exchange) -> None:
+        if ranged(exchange):
+            exchange.answer(206, DATA, Content_Range=f"bytes 0-{len(DATA) - 1}/{len(DATA)}")
+        else:
+            exchange.answer(200, DATA[:1_000_000], Content_Length=str(len(DATA)))
+            exchange.hang_up()
+
+    with pytest.raises(ServerError, match="another range"):
+        pull(serve(script).host, tmp_path)
+
+
+@pytest.mark.parametrize("served", [DATA[:-1], DATA + b"x", b"", DATA[:-1] + bytes([DATA[-1] ^ 1])])
+def test_other_bytes_are_refused_and_not_kept(serve: Serve, tmp_path: Path, served: bytes) -> None:
+    server = serve(lambda exchange: serve_range(exchange, 0, served))
+    with pytest.raises(DigestMismatch):
+        pull(server.host, tmp_path)
+    assert not LayoutRepository(tmp_path).has_blob(BLOB.digest)
+
+
+def test_redirects_are_followed_without_the_login(serve: Serve, tmp_path: Path) -> None:
+    storage = serve(lambda exchange: serve_range(exchange, ranged(exchange)))
+
+    def script(exchange: Exchange) -> None:
+        if "authorization" not in exchange.headers:
+            exchange.answer(401, WWW_Authenticate='Basic realm="r"')
+        else:
+            exchange.answer(307, Location=f"http://{storage.host}/data?signature=1")
+
+    server = serve(script)
+    login(server.host)
+    assert pull(server.host, tmp_path) == DATA
+    assert "authorization" in server.seen[-1].headers
+    assert "authorization" not in storage.seen[0].headers
+
+
+@pytest.mark.parametrize("location", ["ftp://h/x", "file:///etc/passwd", "http:///x"])
+def test_a_redirect_to_something_else_is_refused(serve: Serve, tmp_path: Path, location: str) -> None:
+    server = serve(lambda exchange: exchange.answer(307, Location=location))
+    with pytest.raises(ServerError, match="no URL"):
+        pull(server.host, tmp_path)
+
+
+def test_a_redirect_loop_ends(serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda exchange: exchange.answer(307, Location=exchange.path))
+    with pytest.raises(ServerError, match="redirects more than"):
+        pull(server.host, tmp_path)
+    assert len(server.seen) < 10
+
+
+# --- pushing blobs ---
+
+
+class Uploads:
+    """A registry's upload endpoints, kept to the letter, with faults a test switches on."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.blobs: dict[str, bytes] = {}
+        self.break_after: list[int] = []
+        self.refuse_second_patch = False
+        self.patches = 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.method == "HEAD":
+            exchange.answer(200 if exchange.path.rsplit("/", 1)[1] in self.blobs else 404)
+        elif exchange.method == "POST":
+            self.received = bytearray()
+            exchange.answer(202, Location=f"http://{exchange.headers['host']}/v2/x/blobs/uploads/1?_state=a%3Db")
+        elif exchange.method == "GET":
+            exchange.answer(
+                204, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Range=f"0-{max(len(self.received) - 1, 0)}"
+            )
+        elif exchange.method == "PATCH":
+            self.patch(exchange)
+        elif exchange.method == "PUT":
+            self.received += exchange.body()
+            query = parse_qs(urlsplit(exchange.path).query)
+            assert query["_state"] == ["a=b"]
+            if str(Digest.of(self.received)) != query["digest"][0]:
+                exchange.answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"other bytes"}]}')
+            else:
+                self.blobs[query["digest"][0]] = bytes(self.received)
+                exchange.answer(201)
+
+    def patch(self, exchange: Exchange) -> None:
+        self.patches += 1
+        start = int(exchange.headers["content-range"].split("-")[0])
+        assert start == len(self.received)
+        if self.refuse_second_patch and start:
+            exchange.body()
+            exchange.answer(416)
+        elif self.break_after and start >= self.break_after[0]:
+            self.break_after.pop(0)
+            exchange.handler.rfile.read(1000)
+            exchange.hang_up()
+        else:
+            self.received += exchange.body()
+            exchange.answer(202, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Range=f"0-{len(self.received) - 1}")
+
+
+def push_blob(host: str, data: bytes = DATA) -> bool:
+    return RemoteRepository(host, "x").push_blob(BLOB, bytes_source(data), QUIET)
+
+
+def test_a_small_blob_goes_in_one_put_and_only_once(serve: Serve) -> None:
+    uploads = Uploads()
+    server = serve(uploads)
+    assert push_blob(server.host) is True
+    assert push_blob(server.host) is False
+    assert [item.method for item in server.seen] == ["HEAD", "POST", "PUT", "HEAD"]
+    assert uploads.blobs == {str(BLOB.digest): DATA}
+
+
+def test_a_large_blob_goes_in_bounded_patches_and_over_broken_connections(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
+    uploads = Uploads()
+    uploads.break_after = [500_000, 1_500_000]
+    assert push_blob(serve(uploads).host)
+    assert uploads.blobs == {str(BLOB.digest): DATA}
+    assert uploads.patches == 7
+
+
+def test_a_push_after_a_dead_server_goes_on_where_it_was(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
+    uploads = Uploads()
+    uploads.break_after = [1_000_000] * 20
+    server = serve(uploads)
+    with pytest.raises(Unreachable):
+        push_blob(server.host)
+    uploads.break_after = []
+    before = uploads.patches
+    assert push_blob(server.host)
+    assert uploads.patches == before + 3, "only what was missing travels"
+    assert uploads.blobs == {str(BLOB.digest): DATA}
+
+
+def test_a_registry_that_takes_one_patch_gets_one_put(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
+    uploads = Uploads()
+    uploads.refuse_second_patch = True
+    assert push_blob(serve(uploads).host)
+    assert uploads.blobs == {str(BLOB.digest): DATA}
+
+
+def test_a_source_that_changed_is_not_pushed(serve: Serve) -> None:
+    uploads = Uploads()
+    server = serve(uploads)
+    with pytest.raises(DigestMismatch):
+        push_blob(server.host, DATA[:-1] + bytes([DATA[-1] ^ 1]))
+    assert uploads.blobs == {}
+
+
+def test_mounts_ask_for_both_scopes_and_only_within_a_registry(serve: Serve) -> None:
+    server = serve(lambda exchange: exchange.answer(201))
+    target = RemoteRepository(server.host, "x")
+    assert target.mount_blob(BLOB.digest, RemoteRepository(server.host, "y/z"))
+    assert server.seen[0].path == f"/v2/x/blobs/uploads/?mount={BLOB.digest}&from=y%2Fz"
+    assert not target.mount_blob(BLOB.digest, RemoteRepository("localhost:1", "y"))
+    assert not target.mount_blob(BLOB.digest, target)
+
+
+# --- logins ---
+
+
+def login(host: str, user: str = "user", password: str = "secret") -> None:
+    from artifact.remote.credentials import Credentials
+
+    Credentials.load().store(host, user, password)
+
+
+def test_without_a_login_the_message_says_how_to_get_one(serve: Serve) -> None:
+    server = serve(lambda exchange: exchange.answer(401, WWW_Authenticate='Basic realm="r"'))
+    with pytest.raises(Unauthorized, match=f"packager login {server.host}"):
+        RemoteRepository(server.host, "x").resolve("t")
+
+
+def test_a_wrong_login_is_tried_once(serve: Serve) -> None:
+    server = serve(lambda exchange: exchange.answer(401, WWW_Authenticate='Basic realm="r"'))
+    login(server.host)
+    with pytest.raises(StowageError, match="login"):
+        RemoteRepository(server.host, "x").resolve("t")
+    assert [("authorization" in item.headers) for item in server.seen] == [False, True]
+
+
+def test_the_token_flow(serve: Serve) -> None:
+    def script(exchange: Exchange) -> None:
+        parts = urlsplit(exchange.path)
+        if parts.path == "/token":
+            assert parse_qs(parts.query) == {"service": ["s"], "scope": ["repository:x:pull"], "account": ["user"]}
+            assert exchange.headers["authorization"].startswith("Basic ")
+            exchange.answer(200, b'{"access_token":"T"}')
+        elif exchange.headers.get("authorization") == "Bearer T":
+            answer_manifest(exchange)
+        else:
+            challenge = f'Bearer realm="http://{exchange.headers["host"]}/token",service="s",scope="repository:x:pull"'
+            exchange.answer(401, WWW_Authenticate=challenge)
+
+    server = serve(script)
+    login(server.host)
+    repository = RemoteRepository(server.host, "x")
+    assert repository.manifest("t")[1] == RAW
+    assert repository.manifest("t")[1] == RAW
+    assert [urlsplit(item.path).path for item in server.seen].count("/token") == 1, "the token is used again"
+
+
+def test_a_login_is_never_sent_to_another_realm(serve: Serve) -> None:
+    """CVE-2026-33990, CVE-2025-51471: the realm is the server's word, the password is the user's."""
+    thief = serve(lambda exchange: exchange.answer(200, b'{"token":"T"}'))
+
+    def script(exchange: Exchange) -> None:
+        if exchange.headers.get("authorization") == "Bearer T":
+            answer_manifest(exchange)
+        else:
+            exchange.answer(401, WWW_Authenticate=f'Bearer realm="http://{other}/token",service="s"')
+
+    server = serve(script)
+    other = f"localhost:{thief.host.split(':')[1]}"  # another name, and so another host
+    login(server.host)
+    assert RemoteRepository(server.host, "x").manifest("t")[1] == RAW
+    assert thief.seen and all("authorization" not in item.headers for item in thief.seen)
+
+
+@pytest.mark.parametrize("realm", ["", "file:///etc/passwd", "http://user:pw@h/token", "javascript:1", "http:///x"])
+def test_a_realm_that_is_no_url_is_refused(serve: Serve, realm: str) -> None:
+    server = serve(lambda exchange: exchange.answer(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
+    with pytest.raises(ServerError, match="no URL"):
+        RemoteRepository(server.host, "x").resolve("t")
+
+
+def test_a_token_that_would_break_the_header_is_refused(serve: Serve) -> None:
+    def script(exchange: Exchange) -> None:
+        if exchange.path.startswith("/token"):
+            exchange.answer(200, json.dumps({"token": "a\r\nX: é"}).encode())
+        else:
+            exchange.answer(401, WWW_Authenticate=f'Bearer realm="http://{exchange.headers["host"]}/token"')
+
+    with pytest.raises(StowageError):
+        RemoteRepository(serve(script).host, "x").resolve("t")
