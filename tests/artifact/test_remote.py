@@ -142,7 +142,8 @@ def test_tags_follow_links_but_never_to_another_host(serve: Serve) -> None:
     assert elsewhere.seen == []
 
 
-def test_an_endless_listing_ends(serve: Serve) -> None:
+def test_an_endless_listing_ends(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("artifact.remote.repository._MAX_PAGES", 5)
     server = serve(
         lambda exchange: exchange.answer(200, b'{"tags":["a"]}', Link='</v2/x/tags/list?last=a>; rel="next"')
     )
@@ -259,7 +260,7 @@ def test_redirects_are_followed_without_the_login(serve: Serve, tmp_path: Path) 
     assert "authorization" not in storage.seen[0].headers
 
 
-@pytest.mark.parametrize("location", ["ftp://h/x", "file:///etc/passwd", "http:///x"])
+@pytest.mark.parametrize("location", ["ftp://h/x", "file:///etc/passwd", "data:,x"])
 def test_a_redirect_to_something_else_is_refused(serve: Serve, tmp_path: Path, location: str) -> None:
     server = serve(lambda exchange: exchange.answer(307, Location=location))
     with pytest.raises(ServerError, match="no URL"):
