@@ -39,6 +39,11 @@ def is_tag(text: str) -> bool:
     return TAG.fullmatch(text) is not None
 
 
+def referrers_tag(subject: Digest) -> str:
+    """The tag that stands in for the referrers listing of `subject` (distribution-spec, "Referrers Tag Schema")."""
+    return f"{subject.algorithm}-{subject.hex[:64]}"
+
+
 def is_host(text: str) -> bool:
     """Whether `text` is a host name or address, with or without a port."""
     match = _HOST.fullmatch(text)

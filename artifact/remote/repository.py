@@ -11,7 +11,7 @@ from artifact.digest import Digest
 from artifact.errors import DigestMismatch, InvalidInput, Malformed, NotFound, ServerError
 from artifact.manifest import MAX_BYTES, Index, Manifest, load_json
 from artifact.progress import Progress
-from artifact.reference import is_name, is_tag
+from artifact.reference import is_name, is_tag, referrers_tag
 from artifact.remote.credentials import Credentials
 from artifact.remote.download import open_remote_blob
 from artifact.remote.transport import Response, Transport
@@ -96,7 +96,7 @@ class RemoteRepository:
         """List a referrer under the fallback tag (distribution-spec, "Unavailable Referrers API")."""
         listed = [item for item in self._fallback(subject) if item.digest != entry.digest]
         raw = Index([*listed, entry]).to_bytes()
-        self.push_manifest(raw, mediatypes.IMAGE_INDEX, _fallback_tag(subject))
+        self.push_manifest(raw, mediatypes.IMAGE_INDEX, referrers_tag(subject))
 
     def tags(self) -> list[str]:
         """All tags, sorted. Raises `NotFound` if the repository does not exist."""
@@ -136,7 +136,7 @@ class RemoteRepository:
 
     def _fallback(self, subject: Digest) -> list[Descriptor]:
         with suppress(NotFound):
-            descriptor, raw = self.manifest(_fallback_tag(subject))
+            descriptor, raw = self.manifest(referrers_tag(subject))
             if descriptor.media_type == mediatypes.IMAGE_INDEX:
                 return list(Index.parse(raw).manifests)
         return []
@@ -197,10 +197,6 @@ class RemoteRepository:
             return Digest.parse(text)
         except InvalidInput:
             raise ServerError(f"{self.host} names a manifest by something that is no digest: {text[:80]!r}") from None
-
-
-def _fallback_tag(subject: Digest) -> str:
-    return f"{subject.algorithm}-{subject.hex}"[:128]
 
 
 def _media_type(response: Response) -> str:

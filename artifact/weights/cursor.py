@@ -78,7 +78,7 @@ class Cursor:
                 (length,) = unpack(buffer, at)
                 at += 8 + length
                 count -= 1
-            # A length of a buffer or more leads out of it, so it is the last one seen: one check after the loop will do.
+            # A length of a buffer or more leads out of it, so it is the last one seen: checking once is enough.
             if length > max(longest, _BUFFER):
                 raise self.malformed(f"a string of {length} bytes, more than {longest}")
             if self._start + at > self.size:

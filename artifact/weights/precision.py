@@ -31,7 +31,7 @@ _RECIPE_TYPES = {
 _WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 _LABEL = re.compile(
-    r"B?F(?:16|32|64)|F8_E4M3|F8_E5M2|I?Q[0-9]_(?:K(?:_(?:S|M|L|XL))?|[0-9]|XXS|XS|S|M|NL)|TQ[12]_0|MXFP4",
+    r"B?F(?:16|32|64)|F8_E4M3|F8_E5M2|I?Q[0-9]_(?:K(?:_(?:S|M|L|XL))?|[0-9]|XXS|XS|S|M|NL)|TQ[12]_0|(?:MX|NV)FP4",
     re.IGNORECASE,
 )
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMBT])", re.IGNORECASE)
@@ -131,7 +131,7 @@ def disagreement(tag: str, facts: Facts) -> str | None:
         if _ALIASES.get(label.upper(), label.upper()) != facts.precision.upper():
             held = ", ".join(f"{name} {share:.0%}" for name, share in facts.shares[:3])
             return f"tag {tag!r} says {label}, the bytes are {facts.precision} ({held}): the tag would be {facts.tag!r}"
-    if size and (labels or formats):
+    if size and facts.parameters and (labels or formats):
         stated = float(size[1]) * _UNITS[size[2].upper()]
         if not 1 / _SIZE_TOLERANCE <= stated / facts.parameters <= _SIZE_TOLERANCE:
             held = f"the files hold {facts.parameters:,} parameters"

@@ -1,0 +1,319 @@
+"""The `packager` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from artifact.descriptor import Descriptor
+from artifact.errors import DigestMismatch, InvalidInput, StowageError
+from artifact.locate import local_repository, open_repository, resolve
+from artifact.reference import Reference, is_host
+from artifact.remote.credentials import Credentials
+from artifact.remote.transport import Transport
+from artifact.repository import Repository
+from artifact.terminal import note, print_json, progress_bars, run
+from artifact.transfer import copy_artifact
+from artifact.version import __version__
+from packager.checkpoint import Checkpoint
+from packager.findings import Severity, check_allowed
+from packager.inspect import card_of, card_of_artifact, show
+from packager.pack import Options, check, conversion_precision, converts, created_at, pack
+from packager.source import is_source, open_source
+from supplychain import keys
+from supplychain.keys import PrivateKey
+from supplychain.sign import sign
+
+app = typer.Typer(
+    name="packager",
+    help="Make model artifacts: inspect a checkpoint, pack it, push it, sign it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")]
+FileFilter = Annotated[
+    list[str] | None,
+    typer.Option("--file-filter", metavar="GLOB", help="Take only files that match; after ! leave those out."),
+]
+
+
+class Format(StrEnum):
+    """Weight formats an artifact can have."""
+
+    GGUF = "gguf"
+    SAFETENSORS = "safetensors"
+
+
+class Layout(StrEnum):
+    """Ways an artifact can be written."""
+
+    MODELPACK = "modelpack"
+    DOCKER = "docker"
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    run(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"packager {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("inspect")
+def inspect_command(
+    source: Annotated[str, typer.Argument(help="A folder, a .gguf file, hf://ORG/NAME@REV, or a reference.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    file_filter: FileFilter = None,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Show what a checkpoint or an artifact is: architecture, size, precision, licence, files, findings.
+
+    Example: packager inspect ./SmolLM2-135M-Instruct
+    """
+    if is_source(source) or not _is_reference(source):
+        card = card_of(open_source(source, file_filter or ()))
+    else:
+        reference = Reference.parse(source)
+        card = card_of_artifact(open_repository(reference, plain_http=plain_http), reference)
+    if json:
+        print_json(card.to_json())
+    else:
+        show(card, Console(highlight=False))
+
+
+@app.command("pack")
+def pack_command(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file, or hf://ORG/NAME@REV.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Where to: HOST/NAME[:TAG], NAME[:TAG] or oci:PATH[:TAG].")],
+    format: Annotated[Format | None, typer.Option(help="Weight format; by default what SOURCE is.")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="TYPE", help="F32, F16, BF16, Q8_0 ...")] = None,
+    layout: Annotated[Layout, typer.Option(help="How the artifact is written.")] = Layout.MODELPACK,
+    file_filter: FileFilter = None,
+    created: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Creation time; by default SOURCE_DATE_EPOCH, or 1970.")
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="Push to the registry instead of packing locally.")] = False,
+    sign_key: Annotated[str | None, typer.Option("--sign", metavar="KEY", help="Sign with this private key.")] = None,
+    allow: Annotated[list[str] | None, typer.Option(metavar="FINDING", help="Pack despite this finding.")] = None,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Pack a checkpoint into an artifact. The last line is NAME:TAG@DIGEST.
+
+    Example: packager pack ./SmolLM2-135M-Instruct localhost:5000/ai/smollm2 --format gguf --precision F16 --push
+    """
+    target = _target(ref, push)
+    options = Options(
+        format.value if format else None, precision, layout.value, created_at(created), check_allowed(allow or ())
+    )
+    key = PrivateKey.load(sign_key, _password) if sign_key else None
+    checkpoint = open_source(source, file_filter or ())
+    _tell(checkpoint, options, target.tag)
+    repository = open_repository(target, plain_http=plain_http) if push or target.host is None else None
+    with progress_bars() as progress:
+        descriptor, tag = pack(checkpoint, repository or local_repository(target), target.tag, options, progress)
+    if key is not None:
+        sign(repository or local_repository(target), descriptor, key)
+        note(f"signed with the key {key.public.hint}")
+    _print_result(target.with_tag(tag), descriptor)
+
+
+def _target(ref: str, push: bool) -> Reference:
+    target = Reference.parse(ref)
+    if target.digest is not None:
+        raise InvalidInput(f"{ref}: a pack makes a digest, it cannot be given one")
+    if push and target.host is None:
+        raise InvalidInput(f"--push needs a registry: {ref} names none (HOST[:PORT]/NAME[:TAG])")
+    return target
+
+
+def _tell(checkpoint: Checkpoint, options: Options, tag: str | None) -> None:
+    """Refuse what must be refused; say the rest on stderr, with what was filled in for the user."""
+    check(checkpoint, options, tag)
+    for finding in checkpoint.findings:
+        note(f"{'allowed' if finding.severity is Severity.ERROR else finding.severity}: {finding}")
+    facts = checkpoint.facts
+    held = f"{facts.parameters:,} parameters, {facts.precision} {facts.format}"
+    if converts(checkpoint, options):
+        note(f"{checkpoint.name}: {held}, converting to {conversion_precision(checkpoint, options)} {options.format}")
+    else:
+        note(f"{checkpoint.name}: {held}, packed as it is")
+
+
+@app.command("push")
+def push_command(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="The artifact to send.")],
+    dst: Annotated[
+        str | None, typer.Argument(metavar="[DST]", help="Where to; without it, SRC's own registry.")
+    ] = None,
+    all_referrers: Annotated[
+        bool, typer.Option("--all-referrers", help="Send signatures and attestations with it.")
+    ] = False,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Copy an artifact between registries, OCI layouts and the local store. The digest stays the same.
+
+    With one argument, the local store's copy of SRC goes to the registry SRC names.
+
+    Example: packager push localhost:5000/ai/smollm2:135M-F16 --all-referrers
+    """
+    source_reference = Reference.parse(src)
+    source: Repository
+    if dst is None:
+        if source_reference.host is None:
+            raise InvalidInput(f"{src} names no registry to push to: give DST, or HOST[:PORT]/NAME[:TAG]")
+        source, target_reference = local_repository(source_reference), source_reference
+        target = open_repository(target_reference, plain_http=plain_http)
+    else:
+        target_reference = Reference.parse(dst)
+        source = open_repository(source_reference, plain_http=plain_http)
+        target = open_repository(target_reference, plain_http=plain_http)
+    descriptor = resolve(source, source_reference)
+    if target_reference.digest not in (None, descriptor.digest):
+        raise DigestMismatch(f"{src} is {descriptor.digest}, not the {target_reference.digest} that {dst} states")
+    tag = target_reference.tag or source_reference.tag
+    with progress_bars() as progress:
+        copy_artifact(source, target, descriptor.digest, tag=tag, progress=progress, referrers=all_referrers)
+    _print_result(target_reference.with_tag(tag), descriptor)
+
+
+_COPY_HELP = """The same as push.
+
+Example: packager copy localhost:5000/ai/smollm2:135M-F16 oci:./smollm2
+"""
+app.command("copy", help=_COPY_HELP)(push_command)
+
+
+@app.command("sign")
+def sign_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="The artifact, in a registry, a layout or the store.")],
+    key: Annotated[str, typer.Option(metavar="FILE", help="The private key: a file, or env://NAME.")],
+    plain_http: PlainHttp = False,
+) -> None:
+    """Sign an artifact with a key, in both forms that cosign reads.
+
+    Example: packager sign localhost:5000/ai/smollm2:135M-F16 --key cosign.key
+    """
+    reference = Reference.parse(ref)
+    private = PrivateKey.load(key, _password)
+    repository = open_repository(reference, plain_http=plain_http)
+    descriptor = resolve(repository, reference)
+    sign(repository, descriptor, private)
+    note(f"signed with the key {private.public.hint}")
+    _print_result(reference, descriptor)
+
+
+@app.command("keygen")
+def keygen_command(
+    prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="Writes PREFIX.key and PREFIX.pub.")],
+) -> None:
+    """Make a signing key pair; the private key is encrypted in cosign's format.
+
+    The password comes from COSIGN_PASSWORD (which may be empty) or a prompt.
+
+    Example: packager keygen release
+    """
+    private, public = keys.generate(prefix, _password(confirm=True))
+    note(f"private key: {private}")
+    print(public)
+
+
+@app.command("login")
+def login_command(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="The registry: HOST[:PORT].")],
+    username: Annotated[str | None, typer.Option("--username", "-u", help="User name; else a prompt.")] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+    plain_http: PlainHttp = False,
+) -> None:
+    """Try a login at a registry and keep it in Docker's config.json or the credential helper it names.
+
+    Example: packager login registry.example.com -u ci --password-stdin < token
+    """
+    _check_host(host)
+    if password_stdin:
+        if not username:
+            raise InvalidInput("--password-stdin needs --username")
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        username = username or _prompt("Username")
+        password = _prompt("Password", hidden=True)
+    if not username or not password:
+        raise InvalidInput("a login needs a user name and a password")
+    tried = Credentials(Path(), {"auths": {host: {"username": username, "password": password}}})
+    transport = Transport(host, plain_http=plain_http, credentials=tried)
+    transport.request("GET", "/v2/", scope="", expect=(200, 404), what="/v2/")
+    note(f"login for {host} kept in {Credentials.load().store(host, username, password)}")
+
+
+@app.command("logout")
+def logout_command(host: Annotated[str, typer.Argument(metavar="HOST", help="The registry: HOST[:PORT].")]) -> None:
+    """Forget the login for a registry.
+
+    Example: packager logout registry.example.com
+    """
+    _check_host(host)
+    note(f"login for {host} {'removed' if Credentials.load().erase(host) else 'was not there'}")
+
+
+def _check_host(host: str) -> None:
+    if not is_host(host):
+        raise InvalidInput(f"not a registry host: {host[:80]!r} (want HOST or HOST:PORT, without https://)")
+
+
+def _is_reference(text: str) -> bool:
+    """Whether a SOURCE that is no existing path can be meant as a reference rather than as a path."""
+    if text.startswith((".", "/", "~")) or text.endswith((".gguf", ".safetensors", "/")):
+        return False
+    try:
+        reference = Reference.parse(text)
+    except StowageError:
+        return False
+    return not reference.is_local or reference.tag is not None or reference.digest is not None
+
+
+def _password(*, confirm: bool = False) -> bytes:
+    """The password of a private key: ``COSIGN_PASSWORD``, else a prompt."""
+    stated = os.environ.get("COSIGN_PASSWORD")
+    if stated is not None:
+        return os.fsencode(stated)
+    if not sys.stdin.isatty():
+        raise InvalidInput("the key needs a password: set COSIGN_PASSWORD (it may be empty)")
+    return _prompt("Password for the private key", hidden=True, confirm=confirm).encode()
+
+
+def _prompt(text: str, *, hidden: bool = False, confirm: bool = False) -> str:
+    if not sys.stdin.isatty():
+        raise InvalidInput(f"{text.lower()} wanted, but standard input is no terminal (--username, --password-stdin)")
+    default = "" if hidden else None
+    answer: str = typer.prompt(
+        text, hide_input=hidden, confirmation_prompt=confirm, err=True, default=default, show_default=False
+    )
+    return answer
+
+
+def _print_result(reference: Reference, descriptor: Descriptor) -> None:
+    """The last line of a command that made or moved an artifact: what to ask for to get these very bytes."""
+    print(reference.with_digest(descriptor.digest), flush=True)

@@ -1,0 +1,92 @@
+"""Rotary position scaling: what config.json states, as GGUF metadata and as per-frequency factors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from packager.convert.documents import Fields
+from packager.convert.encoding import Floats
+from packager.convert.errors import Unsupported
+from packager.convert.gguf_header import Metadata
+
+_DEFAULT_THETA = 10000.0
+_TURN = float(np.float32(2 * math.pi))
+
+
+def scaling_of(config: Fields) -> Fields:
+    """The scaling a config states, under its name of today (``rope_parameters``) or the older ``rope_scaling``."""
+    return config.object("rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling")
+
+
+def theta(config: Fields) -> float:
+    """The base of the rotary frequencies."""
+    return scaling_of(config).number("rope_theta", config.number("rope_theta", _DEFAULT_THETA))
+
+
+def kind_of(config: Fields) -> str:
+    """``default``, ``linear``, ``yarn`` or ``llama3``. Raises `Unsupported` for another."""
+    scaling = scaling_of(config)
+    kind = scaling.text("rope_type", scaling.text("type", "default"))
+    if kind not in ("default", "linear", "yarn", "llama3"):
+        raise Unsupported(f"{scaling.where}: rope scaling {kind!r} is not supported: linear, yarn and llama3 are")
+    return kind
+
+
+def describe(metadata: Metadata, prefix: str, config: Fields) -> None:
+    """Write the scaling keys of `prefix` (an architecture) and the frequency base."""
+    scaling, kind = scaling_of(config), kind_of(config)
+    if kind in ("linear", "yarn"):
+        metadata.string(f"{prefix}.rope.scaling.type", kind)
+        metadata.float32(f"{prefix}.rope.scaling.factor", scaling.number("factor"))
+    if kind == "yarn":
+        key = "original_max_position_embeddings"
+        metadata.uint32(f"{prefix}.rope.scaling.original_context_length", scaling.integer(key))
+        for ours, theirs in (
+            ("yarn_ext_factor", "extrapolation_factor"),
+            ("yarn_attn_factor", "attention_factor"),
+            ("yarn_beta_fast", "beta_fast"),
+            ("yarn_beta_slow", "beta_slow"),
+        ):
+            if scaling.get(theirs) is not None:
+                metadata.float32(f"{prefix}.rope.scaling.{ours}", scaling.number(theirs))
+    metadata.float32(f"{prefix}.rope.freq_base", theta(config))
+
+
+def factors(config: Fields, dimensions: int) -> Floats | None:
+    """Llama 3.1's divisor of each rotary frequency; None for any other scaling.
+
+    Computed in double precision and rounded to float32 at each step, so that every machine finds the same bits.
+    Source: transformers, modeling_rope_utils.py, _compute_llama3_parameters.
+    """
+    if kind_of(config) != "llama3":
+        return None
+    scaling = scaling_of(config)
+    base = theta(config)
+    factor = scaling.number("factor", 8.0)
+    low, high = scaling.number("low_freq_factor", 1.0), scaling.number("high_freq_factor", 4.0)
+    context = scaling.integer("original_max_position_embeddings", 8192)
+    if high <= low:
+        raise Unsupported(f"{scaling.where}: high_freq_factor must be above low_freq_factor")
+    return np.array(
+        [
+            _factor(_single(1 / _single(base ** _single(index / dimensions))), context, factor, low, high)
+            for index in range(0, dimensions, 2)
+        ],
+        dtype=np.float32,
+    )
+
+
+def _factor(frequency: float, context: int, factor: float, low: float, high: float) -> float:
+    wavelength = _single(_TURN / frequency)
+    if wavelength < context / high:
+        return 1.0
+    if wavelength > context / low:
+        return factor
+    smooth = _single(_single(_single(context / wavelength) - low) / (high - low))
+    return _single(1 / _single(_single(_single(1 - smooth) / factor) + smooth))
+
+
+def _single(value: float) -> float:
+    return float(np.float32(value))

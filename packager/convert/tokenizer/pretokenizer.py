@@ -1,0 +1,82 @@
+"""Which of llama.cpp's named pre-tokenizers a tokenizer.json has.
+
+llama.cpp carries the splitting rules of byte-level BPE tokenizers under names. A wrong name gives a model that runs
+and answers worse, so a name is given only to rules known to be the same, and anything else is refused.
+Source: llama.cpp, src/llama-vocab.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from packager.convert.documents import Fields
+from packager.convert.errors import Unsupported
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_SPACES = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides how text is cut: the normaliser's type, each step of the pre-tokenizer, and whether a word that
+    is a token as a whole is taken before any merge is tried."""
+
+    normalizer: str | None
+    steps: tuple[str, ...]
+    whole_words: bool = False
+
+
+_GPT2 = "gpt2"
+_BYTES = "bytes"
+_DIGITS = "digit"
+
+NAMES: dict[Rules, str] = {
+    Rules(None, (_GPT2,)): "gpt-2",
+    Rules(None, (_DIGITS, _GPT2)): "smollm",
+    Rules(None, (f"split {_CONTRACTIONS}\\p{{N}}{{1,3}}|{_SPACES}", _BYTES), whole_words=True): "llama-bpe",
+    Rules("NFC", (f"split {_CONTRACTIONS}\\p{{N}}|{_SPACES}", _BYTES)): "qwen2",
+}
+"""Add an entry only with the rules of llama.cpp's source beside it, and a test against llama.cpp's own tokens."""
+
+
+def pre_tokenizer_name(tokenizer: Fields) -> str:
+    """llama.cpp's name for the rules of a byte-level tokenizer.json. Raises `Unsupported` if it has none we know."""
+    name = NAMES.get(rules_of(tokenizer))
+    if name is None:
+        known = ", ".join(sorted(NAMES.values()))
+        raise Unsupported(
+            f"{tokenizer.where}: its pre-tokenizer is none that is known to be llama.cpp's own ({known}): "
+            "a GGUF with a wrong one would answer wrongly; pack the checkpoint as safetensors instead"
+        )
+    return name
+
+
+def rules_of(tokenizer: Fields) -> Rules:
+    """The rules of a tokenizer.json, with what cannot be named written so that it equals no known rules."""
+    normalizer = tokenizer.get("normalizer")
+    stated = tokenizer.get("pre_tokenizer")
+    steps = stated.get("pretokenizers") if isinstance(stated, dict) and stated.get("type") == "Sequence" else [stated]
+    return Rules(
+        None if normalizer is None else _plain(normalizer),
+        tuple(map(_step, steps)) if isinstance(steps, list) else ("unknown",),
+        tokenizer.object("model").flag("ignore_merges", False),
+    )
+
+
+def _plain(value: Any) -> str:
+    return str(value["type"]) if isinstance(value, dict) and set(value) == {"type"} else "unknown"
+
+
+def _step(value: Any) -> str:
+    match value:
+        case {"type": "Digits", "individual_digits": True}:
+            return _DIGITS
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}:
+            return _BYTES
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            return _GPT2
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+            return f"split {pattern}"
+        case _:
+            return "unknown"

@@ -1,0 +1,99 @@
+"""Which tokens have a role, and which are put around a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from artifact.errors import Malformed
+from packager.convert.documents import Fields
+from packager.convert.errors import Unsupported
+
+_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
+"""Hugging Face's names of roles, and GGUF's (whose spelling of separator is part of the format)."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids by GGUF's name of their role, and whether a text begins with BOS and ends with EOS."""
+
+    ids: Mapping[str, int]
+    add_bos: bool
+    add_eos: bool
+
+
+def special_tokens(tokenizer: Fields, settings: Fields, config: Fields, size: int) -> SpecialTokens:
+    """Roles as tokenizer_config.json gives them, else config.json; what surrounds a text as tokenizer.json does it."""
+    numbers = _numbers(tokenizer)
+    ids: dict[str, int] = {}
+    names: dict[str, str] = {}
+    for theirs, ours in _ROLES.items():
+        text = _content(settings, f"{theirs}_token")
+        if text is not None and text in numbers:
+            ids[ours], names[theirs] = numbers[text], text
+            continue
+        number = config.get(f"{theirs}_token_id")
+        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+            if number >= size:
+                raise Malformed(f"{config.where}: {theirs}_token_id {number} is beyond the {size} tokens there are")
+            ids[ours] = number
+            names[theirs] = next((text for text, other in numbers.items() if other == number), "")
+    first, last = _surroundings(tokenizer, settings, names)
+    return SpecialTokens(ids, first, last)
+
+
+def _numbers(tokenizer: Fields) -> dict[str, int]:
+    numbers = dict(tokenizer.object("model").object("vocab").values)
+    for entry in tokenizer.items("added_tokens"):
+        token = tokenizer.nested("added_tokens", entry)
+        numbers[token.text("content")] = token.integer("id", minimum=0)
+    return numbers
+
+
+def _content(settings: Fields, key: str) -> str | None:
+    value = settings.get(key)
+    if isinstance(value, dict):
+        value = value.get("content")
+    if value is not None and not isinstance(value, str):
+        raise Malformed(f"{settings.where}: {key} must be a token, not {value!r:.60}")
+    return value
+
+
+def _surroundings(tokenizer: Fields, settings: Fields, names: Mapping[str, str]) -> tuple[bool, bool]:
+    post = tokenizer.get("post_processor")
+    if post is None:
+        return settings.flag("add_bos_token", False), settings.flag("add_eos_token", False)
+    processor = tokenizer.nested("post_processor", post)
+    steps = processor.items("processors") if processor.get("type") == "Sequence" else [post]
+    first = last = False
+    for step in steps:
+        match step:
+            case {"type": "ByteLevel"}:
+                continue
+            case {"type": "TemplateProcessing", "single": list(template)}:
+                first, last = _template(tokenizer, template, names)
+            case _:
+                raise Unsupported(f"{tokenizer.where}: a post-processor of this kind is not supported: {step!r:.80}")
+    return first, last
+
+
+def _template(tokenizer: Fields, template: list[Any], names: Mapping[str, str]) -> tuple[bool, bool]:
+    """Read ``[BOS] A [EOS]``, with either end left out."""
+    match template:
+        case [{"Sequence": _}]:
+            before, after = None, None
+        case [{"SpecialToken": {"id": before}}, {"Sequence": _}]:
+            after = None
+        case [{"Sequence": _}, {"SpecialToken": {"id": after}}]:
+            before = None
+        case [{"SpecialToken": {"id": before}}, {"Sequence": _}, {"SpecialToken": {"id": after}}]:
+            pass
+        case _:
+            raise Unsupported(f"{tokenizer.where}: a template of this form is not supported: {template!r:.120}")
+    if before not in (None, names.get("bos")) or after not in (None, names.get("eos")):
+        raise Unsupported(
+            f"{tokenizer.where}: puts {before!r} before and {after!r} behind a text, which are not the BOS and EOS "
+            f"tokens {names.get('bos')!r} and {names.get('eos')!r} of the configuration"
+        )
+    return before is not None, after is not None

@@ -1,0 +1,104 @@
+"""The ``registry`` command."""
+
+from __future__ import annotations
+
+from typing import Annotated, NoReturn
+
+import typer
+
+from artifact.progress import Progress
+from artifact.terminal import print_json, progress_bars, run
+from artifact.version import __version__
+from registry.fsck import Checker, Finding
+from registry.serve import DEFAULT_LISTEN, DEFAULT_STORAGE, Settings, serve
+from registry.store.open import open_store
+
+app = typer.Typer(
+    name="registry",
+    help="An OCI registry for models and images over one object store: a folder, or an S3 bucket.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_STORAGE_HELP = "A folder, or s3://BUCKET[/PREFIX]. S3 endpoint and credentials by the standard AWS variables."
+_Storage = Annotated[str, typer.Option("--storage", metavar="DIR|s3://BUCKET[/PREFIX]", help=_STORAGE_HELP)]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"registry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("serve", epilog="Example: registry serve --storage /srv/registry --listen 127.0.0.1:5000")
+def serve_command(
+    storage: _Storage = DEFAULT_STORAGE,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")
+    ] = DEFAULT_LISTEN,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of server processes.")] = 1,
+    redirect: Annotated[
+        bool, typer.Option("--redirect/--no-redirect", help="Send clients to S3 for large blobs by presigned URLs.")
+    ] = True,
+    insecure_anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-anonymous",
+            help="Listen beyond this machine although anyone who can connect may then push and delete.",
+        ),
+    ] = False,
+) -> None:
+    """Serve the OCI distribution API until SIGTERM or Ctrl-C, then let running requests finish."""
+    serve(Settings(storage, listen, workers, redirect, insecure_anonymous))
+
+
+@app.command(epilog="Example: registry fsck --storage /srv/registry --json")
+def fsck(
+    storage: _Storage = DEFAULT_STORAGE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Hash everything in the store again and report what is wrong. Changes nothing; exit status 1 if anything is.
+
+    Reports missing blobs, wrong bytes, dangling links, orphan data and orphan uploads.
+    """
+    store = open_store(storage, create=False)
+    with progress_bars() as bars:
+        checker = Checker(store, lambda name, size: _advance(bars, name, size))
+        findings = list(checker.run())
+    if as_json:
+        print_json(_report(checker, findings))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.kind}  {finding.key}  {finding.message}")
+        typer.echo(f"{checker.objects} objects, {checker.bytes} bytes hashed, {len(findings)} findings")
+    if findings:
+        raise typer.Exit(1)
+
+
+def _advance(bars: Progress, name: str, size: int) -> None:
+    bars.begin(name, size)
+    bars.finish(name)
+
+
+def _report(checker: Checker, findings: list[Finding]) -> dict[str, object]:
+    return {
+        "objects": checker.objects,
+        "bytes": checker.bytes,
+        "findings": [finding.to_json() for finding in findings],
+    }
+
+
+def main() -> NoReturn:
+    """Entry point of the ``registry`` command."""
+    run(app)

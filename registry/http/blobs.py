@@ -1,0 +1,83 @@
+"""GET, HEAD and DELETE of blobs. Source: distribution-spec, "Pulling blobs", "Deleting Blobs"."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artifact.digest import Digest
+from registry.blobs import Blobs
+from registry.http import ranges
+from registry.http.body import StreamResponse
+from registry.http.errors import RegistryError, blob_unknown
+from registry.store.protocol import Missing, ObjectStore
+
+
+@dataclass(frozen=True)
+class Redirects:
+    """When a GET is sent on to the store: for blobs of at least `threshold` bytes, with a URL good for `seconds`."""
+
+    enabled: bool = True
+    threshold: int = 1024 * 1024
+    seconds: int = 20 * 60
+
+
+class BlobEndpoints:
+    """Blobs that are there."""
+
+    def __init__(self, store: ObjectStore, blobs: Blobs, redirects: Redirects) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._redirects = redirects
+
+    async def get(self, request: Request, name: str, rest: str) -> Response:
+        """GET and HEAD. HEAD is always answered here; a GET of a large blob may be sent on to the store."""
+        digest = Digest.parse(rest)
+        try:
+            record = await asyncio.to_thread(self._blobs.find, name, digest)
+        except Missing:
+            raise blob_unknown(digest) from None
+        headers = {
+            "Docker-Content-Digest": str(digest),
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+            "ETag": f'"{digest}"',
+            "Cache-Control": "private, max-age=31536000, immutable",
+        }
+        if request.method == "HEAD":
+            return Response(None, 200, {**headers, "Content-Length": str(record.size)})
+        location = await self._elsewhere(record.data, record.size)
+        if location is not None:
+            return Response(None, 307, {"Location": location, "Docker-Content-Digest": str(digest)})
+        status, start, length = 200, 0, record.size
+        try:
+            part = ranges.requested(request.headers.get("range"), record.size)
+        except ranges.Unsatisfiable:
+            raise RegistryError(
+                416, "SIZE_INVALID", "no byte is in the range", {"Content-Range": f"bytes */{record.size}"}
+            ) from None
+        if part is not None:
+            status, (start, length) = 206, part
+            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{record.size}"
+        try:
+            stream = await asyncio.to_thread(self._store.read, record.data, start, length)
+        except Missing:
+            raise RegistryError(404, "BLOB_UNKNOWN", f"the bytes of {digest} are missing from the store") from None
+        return StreamResponse(stream, length, status, headers)
+
+    async def _elsewhere(self, key: str, size: int) -> str | None:
+        if not self._redirects.enabled or size < self._redirects.threshold:
+            return None
+        return await asyncio.to_thread(self._store.presign, key, self._redirects.seconds)
+
+    async def delete(self, request: Request, name: str, rest: str) -> Response:
+        """DELETE: this repository serves the blob no more."""
+        digest = Digest.parse(rest)
+        try:
+            await asyncio.to_thread(self._blobs.unlink, name, digest)
+        except Missing:
+            raise blob_unknown(digest) from None
+        return Response(None, 202)

@@ -1,0 +1,84 @@
+"""Lists: tags, referrers, repositories. Source: distribution-spec, "Content Discovery"."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from artifact import mediatypes
+from artifact.digest import Digest
+from artifact.reference import is_name, is_tag
+from registry import catalog
+from registry.http.errors import RegistryError, name_unknown
+from registry.referrers import Referrers
+from registry.store.protocol import ObjectStore
+from registry.tags import Tags
+
+MAX_TAGS = 10_000
+"""Most tags in one answer (CVE-2023-2253: what a client asks for must be bounded)."""
+
+MAX_REPOSITORIES = 1000
+"""Most repositories in one answer."""
+
+_DEFAULT_REPOSITORIES = 100
+
+
+class ListingEndpoints:
+    """What is there."""
+
+    def __init__(self, store: ObjectStore, tags: Tags, referrers: Referrers) -> None:
+        self._store = store
+        self._tags = tags
+        self._referrers = referrers
+
+    async def tags(self, request: Request, name: str, rest: str) -> Response:
+        """GET tags/list, in ASCII order."""
+        count = _count(request, MAX_TAGS, MAX_TAGS)
+        last = request.query_params.get("last", "")
+        if last and not is_tag(last):
+            raise RegistryError(400, "TAG_INVALID", f"not a tag: {last[:140]!r}")
+        found = await asyncio.to_thread(self._tags.list, name, last, count + 1) if count else []
+        if not found and not await asyncio.to_thread(catalog.exists, self._store, name):
+            raise name_unknown(name)
+        body = {"name": name, "tags": found[:count]}
+        return JSONResponse(body, headers=_next(f"/v2/{name}/tags/list", found, count))
+
+    async def repositories(self, request: Request, name: str, rest: str) -> Response:
+        """GET _catalog. The order is the store's own."""
+        count = _count(request, _DEFAULT_REPOSITORIES, MAX_REPOSITORIES)
+        last = request.query_params.get("last", "")
+        if last and not is_name(last):
+            raise RegistryError(400, "NAME_INVALID", f"not a repository name: {last[:80]!r}")
+        found = await asyncio.to_thread(catalog.repositories, self._store, last, count + 1) if count else []
+        return JSONResponse({"repositories": found[:count]}, headers=_next("/v2/_catalog", found, count))
+
+    async def referrers(self, request: Request, name: str, rest: str) -> Response:
+        """GET referrers: an index, all on one page, empty for a subject that nobody refers to."""
+        subject = Digest.parse(rest)
+        wanted = request.query_params.get("artifactType") or None
+        found = await asyncio.to_thread(self._referrers.of, name, subject, wanted)
+        index = {"schemaVersion": 2, "mediaType": mediatypes.IMAGE_INDEX, "manifests": found}
+        # The content type exactly, with no parameter: clients compare it as a string.
+        headers = {"Content-Type": mediatypes.IMAGE_INDEX}
+        if wanted is not None:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        return Response(json.dumps(index, separators=(",", ":")), 200, headers)
+
+
+def _count(request: Request, default: int, most: int) -> int:
+    text = request.query_params.get("n")
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal()):
+        raise RegistryError(400, "PAGINATION_NUMBER_INVALID", f"n must be a count, not {text[:20]!r}")
+    return most if len(text) > 9 else min(int(text), most)
+
+
+def _next(path: str, found: list[str], count: int) -> dict[str, str]:
+    if not count or len(found) <= count:
+        return {}
+    return {"Link": f'<{path}?{urlencode({"n": count, "last": found[count - 1]})}>; rel="next"'}

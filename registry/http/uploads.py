@@ -1,0 +1,177 @@
+"""Uploading blobs. Source: distribution-spec, "Pushing blobs", "Cancel a blob upload", "Mounting a blob"."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from artifact.digest import Digest
+from artifact.errors import InvalidInput
+from artifact.reference import is_name
+from registry.blobs import Blobs
+from registry.http import ranges
+from registry.http.body import receive_into
+from registry.http.errors import RegistryError, upload_unknown
+from registry.store.protocol import Conflict, Missing
+from registry.uploads import Ingest, Session, Uploads
+
+
+class UploadEndpoints:
+    """Blobs on their way in."""
+
+    def __init__(self, blobs: Blobs, uploads: Uploads) -> None:
+        self._blobs = blobs
+        self._uploads = uploads
+
+    async def begin(self, request: Request, name: str, rest: str) -> Response:
+        """POST: mount a blob, take one whole, or begin an upload."""
+        query = request.query_params
+        if "mount" in query:
+            digest, origin = Digest.parse(query["mount"]), query.get("from")
+            known = origin is None or is_name(origin)
+            if known and await asyncio.to_thread(self._blobs.mount, name, digest, origin):
+                return _created(name, digest)
+        elif "digest" in query:
+            return await self._whole(request, name, Digest.parse(query["digest"]))
+        algorithm = query.get("digest-algorithm", "sha256")
+        if algorithm not in ("sha256", "sha512"):
+            raise InvalidInput(f"digest algorithm {algorithm[:40]!r} is not supported: use sha256 or sha512")
+        session = await asyncio.to_thread(self._uploads.begin, name, algorithm)
+        return _progress(202, session)
+
+    async def _whole(self, request: Request, name: str, digest: Digest) -> Response:
+        ingest = await asyncio.to_thread(self._uploads.receive_whole, name, digest, _content_length(request))
+        try:
+            await receive_into(ingest, request.stream())
+            await asyncio.to_thread(ingest.commit, digest)
+        except BaseException:
+            await asyncio.to_thread(ingest.abandon)
+            raise
+        finally:
+            await asyncio.to_thread(ingest.close)
+        return _created(name, digest)
+
+    async def append(self, request: Request, name: str, rest: str) -> Response:
+        """PATCH: further bytes, as a chunk with Content-Range or as a stream without."""
+        ingest = await self._take_up(request, name, rest)
+        try:
+            if ingest.session.closing is not None:
+                raise _out_of_order(ingest.session)
+            await self._add(request, ingest)
+            await asyncio.to_thread(ingest.checkpoint)
+            return _progress(202, ingest.session)
+        except Conflict:
+            raise await self._moved_on(name, rest) from None
+        finally:
+            await asyncio.to_thread(ingest.close)
+
+    async def close(self, request: Request, name: str, rest: str) -> Response:
+        """PUT: the last bytes, if there are any left, and the digest of the whole."""
+        digest = Digest.parse(request.query_params.get("digest", ""))
+        ingest = await self._take_up(request, name, rest)
+        try:
+            if ingest.session.closing is None:
+                await self._add(request, ingest)
+                await asyncio.to_thread(ingest.commit, digest)
+            elif ingest.session.closing == str(digest):
+                await _drain(request.stream())
+                await asyncio.to_thread(ingest.finish, digest)
+            else:
+                raise RegistryError(400, "DIGEST_INVALID", f"the upload is being closed as {ingest.session.closing}")
+            return _created(name, digest)
+        except Conflict:
+            raise await self._moved_on(name, rest) from None
+        finally:
+            await asyncio.to_thread(ingest.close)
+
+    async def _take_up(self, request: Request, name: str, id_: str) -> Ingest:
+        try:
+            return await asyncio.to_thread(self._uploads.receive, name, id_, _content_length(request))
+        except Missing:
+            raise upload_unknown() from None
+        except Conflict:
+            raise await self._moved_on(name, id_) from None
+
+    async def _moved_on(self, name: str, id_: str) -> RegistryError:
+        """The answer where another request got there first: where the upload stands now."""
+        try:
+            return _out_of_order(await asyncio.to_thread(self._uploads.find, name, id_))
+        except Missing:
+            return upload_unknown()
+
+    async def _add(self, request: Request, ingest: Ingest) -> None:
+        length, expected = _content_length(request), None
+        header = request.headers.get("content-range")
+        if header is not None:
+            try:
+                start, expected = ranges.chunk(header)
+            except ValueError as error:
+                raise RegistryError(416, "BLOB_UPLOAD_INVALID", str(error)) from None
+            if start != ingest.session.offset:
+                raise _out_of_order(ingest.session)
+            if length is not None and length != expected:
+                raise _wrong_size(expected, length)
+        received = await receive_into(ingest, request.stream())
+        if expected is not None and received != expected:
+            raise _wrong_size(expected, received)
+
+    async def status(self, request: Request, name: str, rest: str) -> Response:
+        """GET: how far the upload is."""
+        try:
+            return _progress(204, await asyncio.to_thread(self._uploads.find, name, rest))
+        except Missing:
+            raise upload_unknown() from None
+
+    async def cancel(self, request: Request, name: str, rest: str) -> Response:
+        """DELETE: give the upload up."""
+        try:
+            await asyncio.to_thread(self._uploads.cancel, name, rest)
+        except Missing:
+            raise upload_unknown() from None
+        except Conflict as error:
+            raise RegistryError(400, "BLOB_UPLOAD_INVALID", str(error)) from None
+        return Response(None, 204)
+
+
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    try:
+        async for _ in stream:
+            pass
+    except ClientDisconnect:
+        return
+
+
+def _content_length(request: Request) -> int | None:
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
+def _location(session: Session) -> str:
+    return f"/v2/{session.repository}/blobs/uploads/{session.id}"
+
+
+def _progress(status: int, session: Session) -> Response:
+    headers = {
+        "Location": _location(session),
+        "Range": f"0-{max(session.offset - 1, 0)}",
+        "Docker-Upload-UUID": session.id,
+        "Cache-Control": "no-store",
+    }
+    return Response(None, status, headers)
+
+
+def _created(name: str, digest: Digest) -> Response:
+    return Response(None, 201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": str(digest)})
+
+
+def _out_of_order(session: Session) -> RegistryError:
+    message = f"the upload stands at {session.offset} bytes: continue from there"
+    headers = {"Location": _location(session), "Range": f"0-{max(session.offset - 1, 0)}"}
+    return RegistryError(416, "BLOB_UPLOAD_INVALID", message, headers)
+
+
+def _wrong_size(expected: int, received: int) -> RegistryError:
+    return RegistryError(400, "SIZE_INVALID", f"the range says {expected} bytes, {received} were sent")

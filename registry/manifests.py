@@ -1,0 +1,136 @@
+"""Manifests: read and checked when they are pushed, stored byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from artifact import mediatypes
+from artifact.descriptor import Descriptor
+from artifact.digest import Digest
+from artifact.errors import Malformed, NotFound
+from artifact.manifest import Index, Manifest
+from artifact.reference import is_tag
+from registry import keys
+from registry.blobs import Blobs
+from registry.store.protocol import Missing, ObjectStore
+from registry.tags import Tags
+
+_INDEXES = (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST)
+_CHECK = ThreadPoolExecutor(max_workers=16, thread_name_prefix="manifest-check")
+
+
+class ReferenceUnknown(NotFound):
+    """A manifest refers to a blob or manifest that the repository does not have."""
+
+
+@dataclass(frozen=True)
+class StoredManifest:
+    """A manifest's bytes, with the digest and media type they were pushed under."""
+
+    digest: Digest
+    media_type: str
+    raw: bytes
+
+    @cached_property
+    def document(self) -> Manifest | Index:
+        """The parsed document. Raises `Malformed`."""
+        if self.media_type in _INDEXES:
+            return Index.parse(self.raw, self.media_type)
+        return Manifest.parse(self.raw, self.media_type)
+
+    @property
+    def subject(self) -> Digest | None:
+        """The digest of the manifest this one refers to."""
+        return self.document.subject.digest if self.document.subject else None
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What a referrers listing says of it."""
+        document = self.document
+        kind = document.referrer_type if isinstance(document, Manifest) else document.artifact_type
+        return Descriptor(self.media_type, self.digest, len(self.raw), document.annotations, kind)
+
+
+class Manifests:
+    """The manifests of every repository."""
+
+    def __init__(self, store: ObjectStore, blobs: Blobs, tags: Tags) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._tags = tags
+
+    def find(self, name: str, reference: str) -> StoredManifest:
+        """The manifest a tag or digest names. Raises `Missing`, and `InvalidInput` on a malformed digest."""
+        if ":" in reference:
+            return self.by_digest(name, Digest.parse(reference))
+        if not is_tag(reference):
+            raise Missing("no such tag")
+        return self.by_digest(name, self._tags.resolve(name, reference))
+
+    def by_digest(self, name: str, digest: Digest) -> StoredManifest:
+        """A manifest of a repository. Raises `Missing`."""
+        media_type, _, raw = self._store.get(keys.manifest(name, digest)).data.partition(b"\n")
+        return StoredManifest(digest, media_type.decode("ascii", "replace"), raw)
+
+    def check(self, name: str, manifest: StoredManifest) -> None:
+        """That a manifest is one, and that the repository has everything it refers to; its subject may come later.
+        Raises `Malformed` and `ReferenceUnknown`."""
+        document = manifest.document
+        if isinstance(document, Index):
+            _each(lambda item: self._require_manifest(name, item), document.manifests)
+        else:
+            blobs = [item for item in (document.config, *document.layers) if not _kept_elsewhere(item)]
+            _each(lambda item: self._require_blob(name, item), {item.digest: item for item in blobs}.values())
+
+    def _require_manifest(self, name: str, item: Descriptor) -> None:
+        try:
+            self._store.head(keys.manifest(name, item.digest))
+        except Missing:
+            raise ReferenceUnknown(f"manifest {item.digest} is not in {name}: push it first") from None
+
+    def _require_blob(self, name: str, item: Descriptor) -> None:
+        try:
+            record = self._blobs.find(name, item.digest)
+        except Missing:
+            raise ReferenceUnknown(f"blob {item.digest} is not in {name}: push it first") from None
+        if record.size != item.size:
+            raise Malformed(f"blob {item.digest} has {record.size} bytes, the manifest says {item.size}")
+
+    def put(self, name: str, manifest: StoredManifest) -> None:
+        """Store a manifest that has been checked."""
+        self._store.put(
+            keys.manifest(name, manifest.digest), manifest.media_type.encode("ascii") + b"\n" + manifest.raw
+        )
+
+    def delete(self, name: str, digest: Digest) -> StoredManifest:
+        """Remove a manifest and the tags that point at it; returns it. Raises `Missing`."""
+        manifest = self.by_digest(name, digest)
+        self._tags.delete_pointing_at(name, digest)
+        self._store.delete(keys.manifest(name, digest))
+        return manifest
+
+
+def read_manifest(raw: bytes, content_type: str, digest: Digest | None) -> StoredManifest:
+    """What was pushed, as `digest` or else as its sha256. Raises `Malformed` for a type that is no manifest, and if
+    the bytes are not those the digest names."""
+    if content_type not in mediatypes.MANIFESTS:
+        raise Malformed(f"not a manifest type this registry takes: {content_type[:100]!r}")
+    if digest is None:
+        digest = Digest("sha256", hashlib.sha256(raw).hexdigest())
+    elif not digest.matches(raw):
+        raise Malformed(f"the manifest received is not {digest}")
+    return StoredManifest(digest, content_type, raw)
+
+
+def _kept_elsewhere(item: Descriptor) -> bool:
+    """Layers that by their type are never pushed (image-spec, "Non-Distributable Layers")."""
+    return ".nondistributable." in item.media_type or ".foreign." in item.media_type
+
+
+def _each(check: object, items: Iterable[Descriptor]) -> None:
+    for _ in _CHECK.map(check, items):  # type: ignore[arg-type]
+        pass

@@ -1,0 +1,136 @@
+"""What the registry asks of an object store.
+
+All calls block and are safe from several threads; the HTTP side makes them off its event loop. Keys are slash-separated
+paths whose components do not begin with a dot. ETags are opaque and change whenever the bytes do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from artifact.errors import InvalidInput, NotFound, StowageError, Unreachable
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:+=~@-]*(?:/[A-Za-z0-9_][A-Za-z0-9._:+=~@-]*)*")
+MAX_KEY = 1024
+"""Longest key, in bytes (the limit of S3)."""
+
+
+class Missing(NotFound):
+    """There is no object under the key."""
+
+
+class Conflict(StowageError):
+    """A condition did not hold: the object exists already, or is no longer the one that was read."""
+
+    code = "conflict"
+
+
+class StoreUnavailable(Unreachable):
+    """The store did not answer, or answered with an error of its own."""
+
+    code = "store-unavailable"
+
+
+@dataclass(frozen=True)
+class Object:
+    """A small object, whole."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing: its size in bytes, and when it was last written, in seconds since the epoch."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class Stream(Protocol):
+    """A range of an object being read."""
+
+    def read(self, count: int) -> bytes:
+        """At most `count` further bytes; empty at the end of the range."""
+
+    def close(self) -> None:
+        """Give up the stream; may be called twice."""
+
+
+class Writer(Protocol):
+    """Large data on its way into one object, continued by whichever process holds the last saved state."""
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Append. Returns before the bytes are safe: `checkpoint` or `seal` makes them so."""
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Make everything written so far durable. Returns the JSON state from which `ObjectStore.writer` continues."""
+
+    def seal(self) -> dict[str, Any]:
+        """Make everything durable when nothing more will follow. Returns the state from which `complete` can be
+        called, here or in another process."""
+
+    def complete(self) -> None:
+        """Make the object readable under its key, after `seal`. Calling it again changes nothing."""
+
+    def close(self) -> None:
+        """Give up the writer; what was saved by `checkpoint` stays."""
+
+    def abort(self) -> None:
+        """Remove every byte written."""
+
+
+class ObjectStore(Protocol):
+    """Objects under keys, with compare-and-swap."""
+
+    @property
+    def place(self) -> str:
+        """The store as a user names it."""
+
+    def get(self, key: str) -> Object:
+        """A small object. Raises `Missing`."""
+
+    def head(self, key: str) -> Entry:
+        """Size and time of an object. Raises `Missing`."""
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+        """Store a small object, whole or not at all, and return its ETag. Raises `Conflict` if it is not the one
+        `if_match` names, or if it exists and `if_none_match` is set."""
+
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove an object; one that is not there is no error. Raises `Conflict` if it is not the one `if_match`
+        names."""
+
+    def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Entry]:
+        """At most `limit` objects whose keys begin with `prefix`, from the first after `start_after`. The order is
+        fixed, and by ASCII among the objects of one folder. Fewer than `limit` means that there are no more."""
+
+    def read(self, key: str, offset: int, length: int) -> Stream:
+        """A range of an object. Raises `Missing`."""
+
+    def writer(
+        self,
+        key: str,
+        *,
+        scratch: str,
+        offset: int = 0,
+        state: dict[str, Any] | None = None,
+        expected: int | None = None,
+    ) -> Writer:
+        """Begin an object, or continue one at `offset` from `state`. `scratch` is a prefix for leftovers between two
+        requests; `expected` the final size in bytes where it is known. Raises `Conflict` if another writer holds it,
+        `Missing` if what `state` describes is gone."""
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        """A URL that lets anyone read the object for some seconds; None if the store has no such thing."""
+
+
+def checked_key(key: str) -> str:
+    """`key` if it is one. Raises `InvalidInput`: no key of the registry's own making is refused."""
+    if len(key) > MAX_KEY or not _KEY.fullmatch(key):
+        raise InvalidInput(f"not an object key: {key[:80]!r}")
+    return key

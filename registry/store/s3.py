@@ -1,0 +1,308 @@
+"""The S3 driver, on boto3. Endpoint, region and credentials come from the standard AWS variables and files.
+
+Asks of the service: conditional PutObject (If-None-Match, If-Match) and conditional DeleteObject. Whether they are
+atomic is probed at start, see `registry.store.probe`. Conditional CompleteMultipartUpload is not used: services differ.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
+
+from registry.store.protocol import Conflict, Entry, Missing, Object, StoreUnavailable, Stream, Writer, checked_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+PART = 16 * 1024 * 1024
+"""Size of a part, in bytes; all parts but the last are equal, as some services demand."""
+
+MAX_PARTS = 10_000
+"""Most parts an upload may have (S3 limits)."""
+
+_ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
+_CONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+
+
+def s3_client(connections: int = 64) -> S3Client:
+    """A client with path-style addresses and v4 signatures. Checksums only where the service demands them: the
+    registry hashes every byte itself."""
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path", "payload_signing_enabled": False},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        max_pool_connections=connections,
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "max_attempts": 4},
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return boto3.session.Session().client("s3", region_name=region, config=config)
+
+
+class S3Store:
+    """Objects under a prefix of one bucket."""
+
+    def __init__(self, bucket: str, prefix: str = "", client: S3Client | None = None) -> None:
+        self._bucket = bucket
+        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self._client = client or s3_client()
+        self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="s3-part")
+
+    @property
+    def place(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def _key(self, key: str) -> str:
+        return self._prefix + checked_key(key)
+
+    def get(self, key: str) -> Object:
+        with _errors(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key))
+            return Object(answer["Body"].read(), answer["ETag"])
+
+    def head(self, key: str) -> Entry:
+        with _errors(key):
+            answer = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+            return Entry(key, answer["ContentLength"], answer["LastModified"].timestamp())
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+        condition: dict[str, Any] = {}
+        if if_match is not None:
+            condition["IfMatch"] = if_match
+        if if_none_match:
+            condition["IfNoneMatch"] = "*"
+        try:
+            with _errors(key):
+                answer = self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, **condition)
+        except Missing:  # If-Match on an object that is gone
+            raise Conflict(f"object {key} is no longer the one that was read") from None
+        return answer["ETag"]
+
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        condition: dict[str, Any] = {} if if_match is None else {"IfMatch": if_match}
+        try:
+            with _errors(key):
+                self._client.delete_object(Bucket=self._bucket, Key=self._key(key), **condition)
+        except Missing:
+            if if_match is not None:
+                raise Conflict(f"object {key} is no longer the one that was read") from None
+
+    def list(self, prefix: str, *, start_after: str = "", limit: int = 1000) -> list[Entry]:
+        entries: list[Entry] = []
+        options: dict[str, Any] = {"StartAfter": self._prefix + start_after} if start_after else {}
+        while len(entries) < limit:
+            with _errors(prefix):
+                answer = self._client.list_objects_v2(
+                    Bucket=self._bucket,
+                    Prefix=self._prefix + prefix,
+                    MaxKeys=min(1000, limit - len(entries)),
+                    **options,
+                )
+            for item in answer.get("Contents", []):
+                key = item["Key"].removeprefix(self._prefix)
+                entries.append(Entry(key, item["Size"], item["LastModified"].timestamp()))
+            if not answer.get("IsTruncated"):
+                break
+            options = {"ContinuationToken": answer["NextContinuationToken"]}
+        return entries
+
+    def read(self, key: str, offset: int, length: int) -> Stream:
+        if length == 0:
+            self.head(key)
+            return _S3Stream(key, None)
+        with _errors(key):
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key(key), Range=f"bytes={offset}-{offset + length - 1}"
+            )
+        return _S3Stream(key, answer["Body"])
+
+    def writer(
+        self,
+        key: str,
+        *,
+        scratch: str,
+        offset: int = 0,
+        state: dict[str, Any] | None = None,
+        expected: int | None = None,
+    ) -> Writer:
+        return _S3Writer(self, key, scratch, state or {}, expected)
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": self._key(key)}, ExpiresIn=seconds
+        )
+
+    # What the writer needs.
+
+    def begin_parts(self, key: str) -> str:
+        with _errors(key):
+            return self._client.create_multipart_upload(Bucket=self._bucket, Key=self._key(key))["UploadId"]
+
+    def put_part(self, key: str, upload: str, number: int, data: bytearray) -> str:
+        with _errors(key):
+            answer = self._client.upload_part(
+                Bucket=self._bucket,
+                Key=self._key(key),
+                UploadId=upload,
+                PartNumber=number,
+                Body=data,  # type: ignore[arg-type]
+            )
+        return answer["ETag"]
+
+    def complete_parts(self, key: str, upload: str, etags: Sequence[str]) -> None:
+        parts: list[CompletedPartTypeDef] = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(etags, 1)]
+        with _errors(key):
+            self._client.complete_multipart_upload(
+                Bucket=self._bucket, Key=self._key(key), UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+
+    def abort_parts(self, key: str, upload: str) -> None:
+        try:
+            with _errors(key):
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key(key), UploadId=upload)
+        except Missing:
+            return
+
+    def background(self, function: Callable[[], str]) -> Future[str]:
+        return self._pool.submit(function)
+
+
+class _S3Stream:
+    def __init__(self, key: str, body: Any) -> None:
+        self._key = key
+        self._body = body
+
+    def read(self, count: int) -> bytes:
+        if self._body is None:
+            return b""
+        with _errors(self._key):
+            data: bytes = self._body.read(count)
+        return data
+
+    def close(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+
+
+class _S3Writer:
+    """A multipart upload: one part in flight while the next is filled, so two parts of memory. The bytes after the
+    last whole part lie in a scratch object between two requests. An object smaller than a part is put in one piece."""
+
+    def __init__(self, store: S3Store, key: str, scratch: str, state: dict[str, Any], expected: int | None) -> None:
+        self._store = store
+        self._key = key
+        self._scratch = scratch
+        self._upload: str | None = state.get("upload")
+        self._etags: list[str] = list(state.get("parts", ()))
+        self._part_size: int = state.get("part_size") or part_size(expected)
+        self._sealed: bool = state.get("sealed", False)
+        self._tail: str | None = state.get("tail")
+        self._buffer = bytearray(store.get(self._tail).data) if self._tail else bytearray()
+        self._flight: Future[str] | None = None
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                room = self._part_size - len(self._buffer)
+                self._buffer += view[:room]
+                view = view[room:]
+                if len(self._buffer) == self._part_size:
+                    self._send_part()
+
+    def _send_part(self) -> None:
+        self._land()
+        if self._upload is None:
+            self._upload = self._store.begin_parts(self._key)
+        upload, number, data = self._upload, len(self._etags) + 1, self._buffer
+        if number > MAX_PARTS:
+            raise Conflict(f"blob is larger than {MAX_PARTS} parts of {self._part_size} bytes: send its length first")
+        self._buffer = bytearray()
+        self._flight = self._store.background(lambda: self._store.put_part(self._key, upload, number, data))
+
+    def _land(self) -> None:
+        if self._flight is not None:
+            flight, self._flight = self._flight, None
+            self._etags.append(flight.result())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "upload": self._upload, "parts": self._etags, "part_size": self._part_size,
+            "tail": self._tail, "sealed": self._sealed,
+        }  # fmt: skip
+
+    def checkpoint(self) -> dict[str, Any]:
+        self._land()
+        # A fresh name each time: the state that was saved before must stay valid until the new one is saved.
+        self._tail = f"{self._scratch}tail-{secrets.token_hex(8)}" if self._buffer else None
+        if self._tail:
+            self._store.put(self._tail, bytes(self._buffer))
+        return self._state()
+
+    def seal(self) -> dict[str, Any]:
+        if self._upload is None:
+            self._store.put(self._key, bytes(self._buffer))
+        elif self._buffer:
+            self._send_part()
+        self._land()
+        self._tail, self._sealed = None, True
+        self._buffer = bytearray()
+        return self._state()
+
+    def complete(self) -> None:
+        try:
+            if self._upload is not None:
+                self._store.complete_parts(self._key, self._upload, self._etags)
+        except Missing:
+            self._store.head(self._key)  # completed before, by a request whose answer was lost
+
+    def close(self) -> None:
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            flight.cancel()
+        self._buffer = bytearray()
+
+    def abort(self) -> None:
+        if self._flight is not None:
+            self._flight.exception()
+            self._flight = None
+        if self._upload is not None:
+            self._store.abort_parts(self._key, self._upload)
+        self._store.delete(self._key)
+        self.close()
+
+
+def part_size(expected: int | None) -> int:
+    """The size of parts for an object of `expected` bytes: 16 MiB, or more where 10 000 of them would not do."""
+    if expected is None or expected <= PART * MAX_PARTS:
+        return PART
+    mebibyte = 1024 * 1024
+    return -(-expected // (MAX_PARTS * mebibyte)) * mebibyte
+
+
+@contextmanager
+def _errors(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in _ABSENT:
+            raise Missing(f"no object {key}") from None
+        if code in _CONDITION:
+            raise Conflict(f"object {key} exists, or is no longer the one that was read") from None
+        raise StoreUnavailable(f"object store: {error}") from None
+    except (BotoCoreError, HTTPError) as error:
+        raise StoreUnavailable(f"object store: {error}") from None

@@ -1,0 +1,157 @@
+"""llama.cpp: loads GGUF. By default the native server in the ``xllamacpp`` wheel, else a ``llama-server`` binary."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from artifact.errors import InvalidInput
+from runner.engines.engine import BUNDLE, SOCKET, Command, EngineUnavailable, Options
+from runner.engines.flags import AllowList, Flag
+from runner.engines.interpreter import gpu_environment, installed_version, interpreter_in
+from runner.model import Model
+
+PARALLEL = 4
+"""Requests served at a time where ``--parallel`` does not say otherwise; each has the whole context size."""
+
+_LAUNCHER = Path(__file__).with_name("llamacpp_launcher.py")
+_CACHE_TYPES = "f32|f16|bf16|q8_0|q5_1|q5_0|q4_1|q4_0|iq4_nl"
+_EMBEDDERS = ("bert", "nomic-bert", "jina-bert", "gte", "xlm-roberta")
+
+ALLOWED = AllowList(
+    "llama.cpp",
+    [
+        *(Flag(name, "int", aliases) for name, aliases in (
+            ("--parallel", ("-np",)), ("--batch-size", ("-b",)), ("--ubatch-size", ("-ub",)), ("--threads", ("-t",)),
+            ("--threads-batch", ("-tb",)), ("--main-gpu", ("-mg",)), ("--n-predict", ("-n", "--predict")),
+            ("--keep", ()), ("--cache-ram", ("-cram",)), ("--cache-reuse", ()), ("--seed", ("-s",)), ("--top-k", ()),
+            ("--yarn-orig-ctx", ()), ("--reasoning-budget", ()), ("--repeat-last-n", ()), ("--n-gpu-layers", ("-ngl",
+            "--gpu-layers")),
+        )),
+        *(Flag(name, "float", aliases) for name, aliases in (
+            ("--temp", ("--temperature",)), ("--top-p", ()), ("--min-p", ()), ("--repeat-penalty", ()),
+            ("--presence-penalty", ()), ("--frequency-penalty", ()), ("--rope-freq-base", ()),
+            ("--rope-freq-scale", ()), ("--yarn-ext-factor", ()), ("--yarn-attn-factor", ()), ("--yarn-beta-slow", ()),
+            ("--yarn-beta-fast", ()),
+        )),
+        *(Flag(name, "switch", aliases) for name, aliases in (
+            ("--embeddings", ("--embedding",)), ("--reranking", ("--rerank",)), ("--no-cont-batching", ("-nocb",)),
+            ("--context-shift", ()), ("--swa-full", ()), ("--kv-unified", ("-kvu",)), ("--no-kv-offload", ("-nkvo",)),
+            ("--check-tensors", ()), ("--no-warmup", ()), ("--no-cache-prompt", ()), ("--mlock", ()), ("--no-mmap", ()),
+        )),
+        Flag("--flash-attn", "on|off|auto", ("-fa",)),
+        Flag("--cache-type-k", _CACHE_TYPES, ("-ctk",)),
+        Flag("--cache-type-v", _CACHE_TYPES, ("-ctv",)),
+        Flag("--split-mode", "none|layer|row", ("-sm",)),
+        Flag("--tensor-split", "numbers", ("-ts",)),
+        Flag("--pooling", "none|mean|cls|last|rank"),
+        Flag("--numa", "distribute|isolate|numactl"),
+        Flag("--rope-scaling", "none|linear|yarn"),
+        Flag("--reasoning-format", "none|auto|deepseek|deepseek-legacy"),
+        Flag("--chat-template", "word"),
+        Flag("--chat-template-kwargs", "json"),
+    ],
+    {
+        **dict.fromkeys(("--model", "-m", "--host", "--port", "--mmproj", "-mm", "--alias", "-a", "--metrics", "--fit",
+                         "--slots", "--no-slots", "--offline", "--jinja", "--reuse-port"), "the runner sets it"),
+        **dict.fromkeys(("--ctx-size", "-c"), "state it as --context-size"),
+        **dict.fromkeys(("--log-file", "--slot-save-path", "--prompt-cache", "--path", "--media-path"),
+                        "it makes the engine write or serve files"),
+        **dict.fromkeys(("--model-url", "-mu", "--hf-repo", "-hf", "-hfr", "--hf-file", "--hf-token", "--docker-repo",
+                         "--mmproj-url", "--rpc"), "it makes the engine use the network"),
+        **dict.fromkeys(("--lora", "--lora-scaled", "--control-vector", "--chat-template-file", "--grammar-file",
+                         "--model-draft", "-md", "--json-schema-file", "-jf"),
+                        "it loads a file that is not part of the verified model"),
+        **dict.fromkeys(("--tools", "--mcp-servers-config", "--webui-mcp-proxy"), "it lets the engine run other code"),
+        **dict.fromkeys(("--api-key", "--api-key-file", "--ssl-key-file", "--ssl-cert-file"),
+                        "clients talk to the gateway, not to the engine"),
+    },
+)  # fmt: skip
+
+
+class LlamaCpp:
+    """The llama.cpp engine. `path` states one that is there: a ``llama-server`` binary, a Python interpreter that has
+    xllamacpp, or the folder of its virtual environment."""
+
+    name = "llama.cpp"
+    formats = frozenset(("gguf",))
+    start_seconds = 600.0
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+
+    def check_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
+        """`flags` in one canonical spelling. Raises `FlagDenied`."""
+        return ALLOWED.check(flags)
+
+    def command(self, model: Model, options: Options) -> Command:
+        """The exact command. Raises `EngineUnavailable`."""
+        program, version = self._program()
+        parallel, flags = _take(options.flags, "--parallel", PARALLEL)
+        if parallel < 1:
+            raise InvalidInput(f"flag --parallel must be at least 1, not {parallel}")
+        slots = 1 if "--kv-unified" in flags else parallel
+        if "--embeddings" not in flags and model.config.architecture in _EMBEDDERS:
+            flags = ("--embeddings", *flags)
+        if "--cache-ram" not in flags:
+            flags = ("--cache-ram", "0", *flags)
+        argv = [
+            *program, "--model", f"{BUNDLE}/{model.weights[0]}",
+            *(("--mmproj", f"{BUNDLE}/{model.projector}") if model.projector else ()),
+            "--alias", options.name, "--host", SOCKET,
+            "--ctx-size", str(options.context_size * slots), "--parallel", str(parallel),
+            *_template(model, flags), "--jinja", "--fit", "off", "--metrics", "--no-slots", "--no-webui", "--offline",
+            *flags,
+        ]  # fmt: skip
+        env = {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **gpu_environment(options.gpus)}
+        return Command(self.name, version, argv, env)
+
+    def _program(self) -> tuple[list[str], str]:
+        if self._path is not None:
+            interpreter = interpreter_in(self._path)
+            if interpreter is None:
+                return [str(self._path)], _binary_version(self._path)
+            version = installed_version(interpreter, "xllamacpp")
+            if version is None:
+                raise EngineUnavailable(
+                    f"{interpreter} has no xllamacpp: install it there, or name another engine path"
+                )
+            return [str(interpreter), "-I", str(_LAUNCHER)], f"xllamacpp {version}"
+        try:
+            version = metadata.version("xllamacpp")
+        except metadata.PackageNotFoundError:
+            found = shutil.which("llama-server")
+            if found is None:
+                raise EngineUnavailable(
+                    "no llama.cpp on this host: install the extra stowage[llama-cpp], put llama-server on PATH, "
+                    "or name one with --engine-path"
+                ) from None
+            return [found], _binary_version(Path(found))
+        return [sys.executable, "-I", str(_LAUNCHER)], f"xllamacpp {version}"
+
+
+def _template(model: Model, flags: Sequence[str]) -> tuple[str, ...]:
+    if model.chat_template is None or "--chat-template" in flags:
+        return ()
+    return ("--chat-template-file", f"{BUNDLE}/{model.chat_template}")
+
+
+def _take(flags: Sequence[str], name: str, default: int) -> tuple[int, tuple[str, ...]]:
+    """The number a flag states, and the flags without it."""
+    if name not in flags:
+        return default, tuple(flags)
+    at = list(flags).index(name)
+    return int(flags[at + 1]), (*flags[:at], *flags[at + 2 :])
+
+
+def _binary_version(path: Path) -> str:
+    try:
+        result = subprocess.run([str(path), "--version"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineUnavailable(f"{path} does not run: {error}") from None
+    lines = (result.stderr + result.stdout).splitlines()
+    return next((line.strip() for line in lines if line.startswith("version:")), "llama-server of unknown version")

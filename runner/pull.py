@@ -1,0 +1,158 @@
+"""Bringing a model into the store: found once by tag, from then on only by digest; decided on before it is fetched.
+
+The order is the point. The manifest is checked against its digest and read, the policy decides on that digest, and
+only then does a weight blob move. The manifest gets its name in the store last, after the files have been shown to be
+what they claim. What is refused leaves nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from artifact.errors import DigestMismatch, Malformed, Refused
+from artifact.locate import open_repository, resolve
+from artifact.modelconfig import MAX_CONFIG
+from artifact.progress import Progress, Quiet
+from artifact.reference import Reference
+from artifact.repository import Repository
+from artifact.terminal import note
+from artifact.transfer import CONCURRENCY, copy_blobs, copy_referrers
+from runner.check import check_files
+from runner.model import Model, model_files, model_manifest
+from runner.store import Store
+from supplychain.decision import Decision
+from supplychain.policy import Policy
+from supplychain.verify import verify
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model that was found and, where there is a policy, allowed by it. Nothing but its manifest and config has been
+    read. `origin` is where it was found: the store, or the place its reference names."""
+
+    reference: Reference
+    model: Model
+    raw: bytes
+    origin: Repository
+    stored: bool
+    decision: Decision | None
+
+    @property
+    def pinned(self) -> str:
+        """The repository with the digest: the one way to name exactly this model."""
+        return f"{self.reference.repository}@{self.model.digest}"
+
+
+def find(
+    reference: Reference, store: Store, policy: Policy | None, *, plain_http: bool = False, local: bool = True
+) -> Found:
+    """Find a model and let the policy decide on it: in the store if `local` and it is there, else where its reference
+    says. Raises `Refused`, `NotFound`, `DigestMismatch`, `Malformed` and what the network raises."""
+    reference = absolute(reference)
+    descriptor = store.find(reference) if local or reference.is_local else None
+    stored = descriptor is not None
+    origin: Repository = store.repository(reference)
+    if descriptor is None:
+        if not reference.is_local:
+            origin = open_repository(reference, plain_http=plain_http, store=store.root)
+        descriptor = resolve(origin, reference)
+    got, raw = origin.manifest(descriptor.digest)
+    if got.digest != descriptor.digest or not descriptor.digest.matches(raw):
+        raise DigestMismatch(f"{reference}: the manifest is not the one {descriptor.digest} names")
+    manifest = model_manifest(got, raw)
+    model_files(manifest)  # unsafe paths, code and pickles end here, before anything else is asked for
+    decision = None
+    if policy is not None:
+        decision = verify(origin, reference, got, policy)
+        decision.enforce()
+        if decision.warned:
+            note(f"warning: {decision.reason}")
+    model = Model.read(got, raw, origin.read_blob(manifest.config, MAX_CONFIG))
+    return Found(reference, model, raw, origin, stored, decision)
+
+
+def fetch(found: Found, store: Store, progress: Progress, *, concurrency: int = CONCURRENCY) -> None:
+    """Bring a found model into the store, with its signatures, and tell in a line what was moved.
+
+    Raises `DigestMismatch`, `Refused` if the files are not what they claim, `StorageFull` (what arrived is kept).
+    """
+    target = store.repository(found.reference)
+    if found.stored:
+        check(found, store)
+        return
+    blobs = found.model.manifest.blobs
+    counting, began = _Counting(progress, {str(blob.digest): blob.size for blob in blobs}), time.monotonic()
+    try:
+        with store.pulling():
+            copy_blobs(found.origin, target, blobs, counting, concurrency)
+            check(found, store)
+            copy_referrers(found.origin, target, found.model.digest, Quiet(), concurrency)
+            store.write_record(found.model.digest, _record(found))
+            target.push_manifest(found.raw, found.model.manifest.media_type, found.reference.tag)
+    except (Refused, Malformed):
+        store.discard(blobs)
+        raise
+    note(
+        f"pulled {found.reference}: {len(found.model.files)} files, {counting.moved:,} bytes moved, "
+        f"{counting.kept:,} were there, {time.monotonic() - began:.1f} s"
+    )
+
+
+def check(found: Found, store: Store) -> None:
+    """Check that the stored files are what the manifest, the config and the tag say. Raises `Refused`, `Malformed`."""
+    for file in found.model.files:
+        path = store.blob(file.blob.digest)
+        if not path.is_file() or path.stat().st_size != file.blob.size:
+            raise DigestMismatch(f"{file.path} ({file.blob.digest.short}) is missing or cut short in the store")
+    check_files(found.model, found.reference.tag, lambda file: store.blob(file.blob.digest))
+
+
+def absolute(reference: Reference) -> Reference:
+    """`reference` with the folder of an ``oci:`` layout made absolute: its name in the store cannot depend on where a
+    command was typed."""
+    if reference.layout is None:
+        return reference
+    return replace(reference, layout=str(Path(reference.layout).absolute()))
+
+
+def _record(found: Found) -> dict[str, Any]:
+    tag = f":{found.reference.tag}" if found.reference.tag else ""
+    verified = None
+    if found.decision is not None:
+        signers = [signer.name for signer in found.decision.signers]
+        verified = {"policy": found.decision.policy, "code": found.decision.code.value, "signers": signers}
+    return {
+        "name": f"{found.reference.repository}{tag}",
+        "digest": str(found.model.digest),
+        "from": found.origin.place,
+        "verified": verified,
+    }
+
+
+class _Counting:
+    """Passes progress on, and counts what moved and what was there."""
+
+    def __init__(self, progress: Progress, sizes: dict[str, int]) -> None:
+        self._progress = progress
+        self._sizes = sizes
+        self._lock = threading.Lock()
+        self.moved = 0
+        self.kept = 0
+
+    def begin(self, name: str, total: int) -> None:
+        self._progress.begin(name, total)
+
+    def advance(self, name: str, count: int) -> None:
+        with self._lock:
+            self.moved += count
+        self._progress.advance(name, count)
+
+    def finish(self, name: str, note: str = "") -> None:
+        if note:
+            with self._lock:
+                self.kept += self._sizes.get(name, 0)
+        self._progress.finish(name, note)

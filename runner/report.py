@@ -1,0 +1,109 @@
+"""What the runner tells about models and runs: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from artifact.terminal import print_json
+from artifact.weights.precision import size_label
+from runner.model import Model
+from runner.plan import Plan
+from runner.state import Run
+from runner.store import StoredModel
+
+
+def print_models(models: Sequence[StoredModel], *, as_json: bool) -> None:
+    """The models in the store."""
+    if as_json:
+        print_json([model.to_json() for model in models])
+        return
+    rows = [
+        (
+            item.name or "-",
+            item.model.digest.short,
+            item.model.config.format,
+            item.model.config.precision or "-",
+            size_label(item.model.config.parameters) if item.model.config.parameters else "-",
+            human_bytes(item.model.size),
+            verified_by(item.record),
+        )
+        for item in models
+    ]
+    print_table(("NAME", "DIGEST", "FORMAT", "PRECISION", "PARAMETERS", "SIZE", "VERIFIED BY"), rows)
+
+
+def print_runs(runs: Sequence[Run], *, as_json: bool) -> None:
+    """What is served now."""
+    if as_json:
+        print_json([run.to_json() for run in runs])
+        return
+    rows = [
+        (model.name, model.digest[:19], model.engine, model.version, run.address or "(private)", str(run.pid))
+        for run in runs
+        for model in run.models
+    ]
+    print_table(("NAME", "DIGEST", "ENGINE", "VERSION", "LISTENS ON", "PID"), rows)
+
+
+def description(model: Model, name: str, record: dict[str, Any], plan: Plan | None) -> dict[str, Any]:
+    """All that is known about one model."""
+    config = model.config
+    return {
+        "name": name,
+        "digest": str(model.digest),
+        "format": config.format,
+        "precision": config.precision,
+        "parameters": config.parameters,
+        "architecture": config.architecture,
+        "context_length": config.context_length,
+        "licenses": list(config.licenses),
+        "size": model.size,
+        "verified": record.get("verified"),
+        "files": [{"path": f.path, "digest": str(f.blob.digest), "size": f.blob.size} for f in model.files],
+        "command": plan.command.to_json() if plan else None,
+    }
+
+
+def print_description(value: dict[str, Any]) -> None:
+    """One model, for people."""
+    for key in ("name", "digest", "format", "precision", "parameters", "architecture", "context_length", "size"):
+        print(f"{key.replace('_', ' '):15} {value[key] if value[key] not in (None, '', 0) else '-'}")
+    print(f"{'licences':15} {', '.join(value['licenses']) or '-'}")
+    print(f"{'verified by':15} {verified_by(value)}")
+    print("files")
+    print_table((), [(f"  {item['path']}", human_bytes(item["size"]), item["digest"]) for item in value["files"]])
+    if value["command"]:
+        print(f"{'engine':15} {value['command']['engine']} ({value['command']['version']})")
+
+
+def print_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need to be. Nothing in a cell may steer the terminal."""
+    lines = [tuple(map(plain, row)) for row in ([heading, *rows] if heading else rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def human_bytes(count: int) -> str:
+    """A size in the unit people read it in."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def verified_by(record: dict[str, Any]) -> str:
+    """Whose signatures were found when the model was pulled under a policy."""
+    verified = record.get("verified")
+    if not isinstance(verified, dict):
+        return "-"
+    signers = verified.get("signers")
+    return ", ".join(map(str, signers)) if isinstance(signers, list) and signers else str(verified.get("code", "-"))
+
+
+def plain(text: str) -> str:
+    """`text` with nothing in it that steers a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,250 @@
+"""The content store: an OCI image layout that other tools read too, with each model's files laid out beside it.
+
+``bundles/sha256/<hex>/`` holds the files of the manifest of that digest under their own names, as hard links to the
+blobs. A bundle is complete or absent. ``records/`` says in whose name a model was pulled and what was verified then;
+it is for people, no decision rests on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+from artifact import mediatypes
+from artifact.descriptor import Descriptor
+from artifact.digest import Digest
+from artifact.errors import Malformed, NotFound, StowageError
+from artifact.layout import LayoutRepository
+from artifact.layout.files import write_atomically
+from artifact.locate import local_repository, resolve
+from artifact.manifest import Index, Manifest
+from artifact.modelconfig import MAX_CONFIG
+from artifact.reference import Reference
+from artifact.store import default_store
+from runner.model import Model
+
+_FICLONE = 0x40049409
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in the store. `name` is its reference without digest, empty if it has none left."""
+
+    name: str
+    model: Model
+    record: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The model as ``runner list --json`` shows it."""
+        config = self.model.config
+        return {
+            "name": self.name,
+            "digest": str(self.model.digest),
+            "format": config.format,
+            "precision": config.precision,
+            "parameters": config.parameters,
+            "size": self.model.size,
+            "verified": self.record.get("verified"),
+        }
+
+
+class Store:
+    """The store at `root`, by default the one `packager` packs into."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or default_store()).absolute()
+
+    def repository(self, reference: Reference) -> LayoutRepository:
+        """The place of `reference` in this store."""
+        return local_repository(reference, self.root)
+
+    def find(self, reference: Reference) -> Descriptor | None:
+        """The manifest of `reference` in this store, or None. A tag is what it was when it was pulled. Raises
+        `DigestMismatch` if the tag and the digest of `reference` disagree here."""
+        try:
+            return resolve(self.repository(reference), reference)
+        except NotFound:
+            return None
+
+    def model(self, reference: Reference, descriptor: Descriptor) -> Model:
+        """Read the model `descriptor` names here. Raises `NotFound`, `DigestMismatch`, `Malformed`."""
+        repository = self.repository(reference)
+        found, raw = repository.manifest(descriptor.digest)
+        config = Manifest.parse(raw, found.media_type).config
+        return Model.read(found, raw, repository.read_blob(config, MAX_CONFIG))
+
+    def blob(self, digest: Digest) -> Path:
+        """The file of a blob."""
+        return LayoutRepository(self.root).blob_path(digest)
+
+    def bundle(self, model: Model) -> Path:
+        """The folder with the model's files, made now if it is not there. Raises `NotFound` for a missing blob."""
+        final = self.root / "bundles" / model.digest.algorithm / model.digest.hex
+        with self._locked("bundles.lock", fcntl.LOCK_EX):
+            if _is_complete(final, model):
+                return final
+            _remove_tree(final)
+            building = self.root / "bundles" / "building"  # the lock makes whatever lies here a leftover
+            _remove_tree(building)
+            building.mkdir(parents=True)
+            try:
+                for file in model.files:
+                    self._place(file.blob, building / file.path, file.path)
+            except BaseException:
+                _remove_tree(building)
+                raise
+            final.parent.mkdir(parents=True, exist_ok=True)
+            building.replace(final)
+            for folder in (final, *(path for path in final.rglob("*") if path.is_dir())):
+                folder.chmod(0o555)
+        return final
+
+    def _place(self, blob: Descriptor, target: Path, name: str) -> None:
+        source = self.blob(blob.digest)
+        if not source.is_file() or source.stat().st_size != blob.size:
+            raise NotFound(f"{name} ({blob.digest.short}) is not in the store: pull the model again")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            _clone_or_copy(source, target)
+
+    @contextmanager
+    def pulling(self) -> Iterator[None]:
+        """While a pull is under way nothing is removed."""
+        with self._locked("store.lock", fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, how: int) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)  # the kernel lets go of it when this process ends, however it ends
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write_record(self, digest: Digest, record: dict[str, Any]) -> None:
+        """Note for people how a model came here."""
+        path = self._record_path(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(record, indent=2).encode())
+
+    def record(self, digest: Digest) -> dict[str, Any]:
+        """What was noted when the model came here; empty if nothing was."""
+        with suppress(OSError, ValueError):
+            value = json.loads(self._record_path(digest).read_bytes())
+            return value if isinstance(value, dict) else {}
+        return {}
+
+    def _record_path(self, digest: Digest) -> Path:
+        return self.root / "records" / digest.algorithm / f"{digest.hex}.json"
+
+    def models(self) -> list[StoredModel]:
+        """Every model in the store, by name. What is in the layout and is no model (signatures) is left out."""
+        layout = LayoutRepository(self.root)
+        try:
+            entries = layout.entries()
+        except NotFound:
+            return []
+        found: list[StoredModel] = []
+        for entry in entries:
+            with suppress(StowageError):
+                _, raw = layout.manifest(entry.digest)
+                config = layout.read_blob(Manifest.parse(raw, entry.media_type).config, MAX_CONFIG)
+                record = self.record(entry.digest)
+                name = entry.annotations.get(mediatypes.REF_NAME) or record.get("name", "")
+                model = Model.read(Descriptor(entry.media_type, entry.digest, entry.size), raw, config)
+                found.append(StoredModel(name, model, record))
+        return sorted(found, key=lambda item: (item.name, item.model.digest))
+
+    def remove(self, reference: Reference) -> int:
+        """Remove a model by name, and its bytes where nothing else needs them. Returns the bytes freed. Raises
+        `NotFound`."""
+        with self._locked("store.lock", fcntl.LOCK_EX):
+            repository = self.repository(reference)
+            descriptor = resolve(repository, reference)
+            if reference.tag is not None and reference.digest is None:
+                repository.delete_tag(reference.tag)
+            else:
+                repository.drop(descriptor.digest)
+            if any(entry.digest == descriptor.digest for entry in repository.entries()):
+                return 0
+            return self._sweep(repository, descriptor)
+
+    def discard(self, blobs: tuple[Descriptor, ...]) -> None:
+        """Remove blobs of a model that was refused, those that nothing else needs."""
+        with self._locked("store.lock", fcntl.LOCK_EX):
+            self._unlink(LayoutRepository(self.root), blobs)
+
+    def _sweep(self, repository: LayoutRepository, removed: Descriptor) -> int:
+        doomed: list[Descriptor] = []
+        pending = [removed]
+        while pending:
+            item = pending.pop()
+            for referrer in repository.referrers(item.digest):
+                repository.drop(referrer.digest)
+                pending.append(referrer)
+            doomed += [item, *_needs(repository, item)]
+        _remove_tree(self.root / "bundles" / removed.digest.algorithm / removed.digest.hex)
+        self._record_path(removed.digest).unlink(missing_ok=True)
+        return self._unlink(repository, tuple(doomed))
+
+    def _unlink(self, repository: LayoutRepository, blobs: tuple[Descriptor, ...]) -> int:
+        needed: set[Digest] = set()
+        with suppress(NotFound):
+            for entry in repository.entries():
+                needed |= {entry.digest, *(blob.digest for blob in _needs(repository, entry))}
+        freed = 0
+        for digest in {blob.digest for blob in blobs} - needed:
+            path = self.blob(digest)
+            with suppress(FileNotFoundError):
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
+
+
+def _needs(repository: LayoutRepository, item: Descriptor) -> tuple[Descriptor, ...]:
+    try:
+        _, raw = repository.manifest(item.digest)
+        if item.media_type in (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST):
+            members = Index.parse(raw).manifests
+            return (*members, *(blob for member in members for blob in _needs(repository, member)))
+        return Manifest.parse(raw).blobs
+    except (NotFound, Malformed):
+        return ()
+
+
+def _is_complete(folder: Path, model: Model) -> bool:
+    try:
+        return all((folder / file.path).stat().st_size == file.blob.size for file in model.files)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _clone_or_copy(source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("xb") as new:
+        try:
+            ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            shutil.copyfileobj(old, new, 1024 * 1024)
+            new.flush()
+            os.fsync(new.fileno())
+        os.fchmod(new.fileno(), 0o444)
+
+
+def _remove_tree(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for path in (folder, *(item for item in folder.rglob("*") if item.is_dir() and not item.is_symlink())):
+        path.chmod(0o755)
+    shutil.rmtree(folder)

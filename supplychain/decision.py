@@ -1,0 +1,197 @@
+"""The decision: may this artifact be used, under this policy, given this evidence.
+
+`decide` is a function of its arguments alone. It touches no network, clock or disk, so the same question has the same
+answer at admission, at pull, at load and in an audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from artifact.digest import Digest
+from supplychain.evidence import Evidence
+from supplychain.glob import Target
+from supplychain.policy import Authority, Mode, Policy, Rule
+from supplychain.refusal import PolicyRefused, Reason
+from supplychain.signature import Finding, judge
+
+_WORST_FIRST = (
+    Reason.REVOKED_KEY,
+    Reason.INVALID_SIGNATURE,
+    Reason.WRONG_SUBJECT,
+    Reason.TOO_MANY,
+    Reason.UNKNOWN_SIGNER,
+    Reason.WRONG_PREDICATE,
+    Reason.WRONG_PAYLOAD_TYPE,
+    Reason.SIGNATURE_COUNT,
+    Reason.MALFORMED,
+    Reason.OVERSIZED,
+    Reason.UNREADABLE,
+    Reason.UNSUPPORTED,
+)
+"""Which finding explains a refusal, where there are several."""
+
+_SIGN_IT = "sign it with packager sign, or name its signer in the policy"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the way to a decision: `kind` is ``revocation``, ``signature`` or ``rule``."""
+
+    kind: str
+    name: str
+    code: Reason
+    detail: str
+
+    def to_json(self) -> dict[str, str]:
+        """The step as JSON."""
+        return {"kind": self.kind, "name": self.name, "code": self.code.value, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """May the artifact be used. `code` is a `Reason`; `reason` is one line for people.
+
+    `allowed` with another code than ``allowed`` means that a rule in warn mode is not satisfied: see `warned`.
+    `signers` are the authorities whose valid signatures were found, required or not.
+    """
+
+    allowed: bool
+    code: Reason
+    reason: str
+    reference: str
+    subject: Digest
+    policy: str
+    rules: tuple[str, ...] = ()
+    signers: tuple[Authority, ...] = ()
+    trace: tuple[Step, ...] = ()
+
+    @property
+    def warned(self) -> bool:
+        """Whether it is allowed only because the policy warns where it could refuse."""
+        return self.allowed and self.code is not Reason.ALLOWED
+
+    def enforce(self) -> Decision:
+        """This decision if it allows. Raises `PolicyRefused` (exit status 3) with its reason and code if not."""
+        if not self.allowed:
+            raise PolicyRefused(self.reason, self.code)
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision as JSON, with everything it rests on."""
+        return {
+            "reference": self.reference,
+            "digest": str(self.subject),
+            "policy": self.policy,
+            "allowed": self.allowed,
+            "warned": self.warned,
+            "code": self.code.value,
+            "reason": self.reason,
+            "rules": list(self.rules),
+            "signers": [{"name": signer.name, "fingerprint": signer.key.hint} for signer in self.signers],
+            "trace": [step.to_json() for step in self.trace],
+        }
+
+
+def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
+    """Decide about `evidence.subject`, asked for as `target`.
+
+    A revoked digest is refused in every mode. Otherwise each rule that applies has to be satisfied; one in warn mode
+    is reported and does not refuse. A reference that no rule is about is treated as the policy's own mode says.
+    """
+    rules = policy.rules_for(target)
+    subject = evidence.subject
+    if subject in policy.revoked.digests:
+        why = policy.revoked.digests[subject] or "no reason given"
+        step = Step("revocation", str(subject), Reason.REVOKED_DIGEST, why)
+        return _decision(policy, target, subject, step, Mode.ENFORCE, rules, (), (step,))
+    findings = [_unless_revoked(judge(item, subject, policy.keys), policy) for item in evidence.items]
+    seen = tuple(Step("signature", finding.source, finding.code, _described(finding, policy)) for finding in findings)
+    signers = _signers(findings, policy)
+    if not rules:
+        step = Step("rule", "none", Reason.NO_RULE, "no rule of the policy is about this reference")
+        return _decision(policy, target, subject, step, policy.mode, rules, signers, (*seen, step))
+    outcomes = [(rule, _apply(rule, findings)) for rule in rules]
+    trace = (*seen, *(step for _, step in outcomes))
+    failed = [(rule, step) for rule, step in outcomes if step.code is not Reason.ALLOWED]
+    # An enforced rule decides before one that only warns.
+    failed.sort(key=lambda outcome: outcome[0].mode is Mode.WARN)
+    rule, step = (failed or outcomes)[0]
+    return _decision(policy, target, subject, step, rule.mode, rules, signers, trace)
+
+
+def _decision(
+    policy: Policy,
+    target: Target,
+    subject: Digest,
+    step: Step,
+    mode: Mode,
+    rules: Sequence[Rule],
+    signers: tuple[Authority, ...],
+    trace: tuple[Step, ...],
+) -> Decision:
+    satisfied = step.code is Reason.ALLOWED
+    allowed = satisfied or mode is Mode.WARN
+    verb = "allowed" if satisfied else "allowed with a warning" if allowed else "refused"
+    return Decision(
+        allowed=allowed,
+        code=step.code,
+        reason=f"{target}@{subject.short} {verb} by {policy.source}: {step.code.value}: {step.detail}",
+        reference=str(target),
+        subject=subject,
+        policy=policy.source,
+        rules=tuple(rule.name for rule in rules),
+        signers=signers,
+        trace=trace,
+    )
+
+
+def _unless_revoked(finding: Finding, policy: Policy) -> Finding:
+    if finding.signer is None or finding.signer.hint not in policy.revoked.fingerprints:
+        return finding
+    why = policy.revoked.fingerprints[finding.signer.hint] or "no reason given"
+    detail = f"made by the revoked key {finding.signer.hint} ({why})"
+    return Finding(finding.form, finding.source, Reason.REVOKED_KEY, detail, finding.signer)
+
+
+def _described(finding: Finding, policy: Policy) -> str:
+    names = [authority.name for authority in _authorities(policy) if authority.key == finding.signer]
+    return f"{finding.detail}, by {names[0]}" if names else finding.detail
+
+
+def _authorities(policy: Policy) -> Iterable[Authority]:
+    return dict.fromkeys(authority for rule in policy.rules for authority in rule.requirement.authorities)
+
+
+def _signers(findings: Sequence[Finding], policy: Policy) -> tuple[Authority, ...]:
+    keys = {finding.signer for finding in findings if finding.code is Reason.VALID}
+    return tuple(authority for authority in _authorities(policy) if authority.key in keys)
+
+
+def _apply(rule: Rule, findings: Sequence[Finding]) -> Step:
+    """What `rule` makes of the findings. A key counts once, however many signatures it made."""
+    requirement = rule.requirement
+    keys = {finding.signer for finding in findings if finding.code is Reason.VALID}
+    signed = [authority.name for authority in requirement.authorities if authority.key in keys]
+    if len(signed) >= requirement.count:
+        by = f"signed by {', '.join(signed)}" if signed else "no signature is required"
+        return Step("rule", rule.name, Reason.ALLOWED, by)
+    wanted = f"rule {rule.name!r} requires {requirement}"
+    if signed:
+        detail = f"{wanted}; found only {', '.join(signed)}: {_SIGN_IT}"
+        return Step("rule", rule.name, Reason.INSUFFICIENT, detail)
+    code, why = _explanation(findings)
+    return Step("rule", rule.name, code, f"{why}; {wanted}: {_SIGN_IT}")
+
+
+def _explanation(findings: Sequence[Finding]) -> tuple[Reason, str]:
+    if any(finding.code is Reason.VALID for finding in findings):
+        other = [Finding(f.form, f.source, Reason.UNKNOWN_SIGNER, "signed by someone else", f.signer) for f in findings]
+        findings = [o if f.code is Reason.VALID else f for f, o in zip(findings, other, strict=True)]
+    for code in _WORST_FIRST:
+        for finding in findings:
+            if finding.code is code:
+                return code, f"{finding.source}: {finding.detail}"
+    return Reason.UNSIGNED, "no signature was found"

@@ -1,0 +1,281 @@
+"""The policy file: which references need whose signatures, and what is revoked. Version 1 of its schema.
+
+A reference must satisfy every rule that matches it; one that no rule matches is refused. So the order of rules does
+not matter, and no spelling of a reference can reach a weaker rule past a stricter one. `docs/supply-chain.md`
+describes the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from artifact.digest import Digest
+from artifact.errors import InvalidInput
+from supplychain import strictyaml
+from supplychain.glob import Glob, Target
+from supplychain.keys import PublicKey
+from supplychain.strictyaml import Value
+
+VERSION = 1
+MAX_AUTHORITIES = 64
+"""Most authorities a policy may name: each signature is tried with each of their keys."""
+
+_FINGERPRINT = re.compile(r"[A-Za-z0-9+/]{43}=")
+_INLINE = "-----BEGIN "
+
+
+class Mode(StrEnum):
+    """Whether a rule that is not satisfied refuses, or only says so."""
+
+    ENFORCE = "enforce"
+    WARN = "warn"
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Someone whose signature counts."""
+
+    name: str
+    key: PublicKey
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Signatures of at least `count` different `authorities`; 0 requires nothing."""
+
+    count: int
+    authorities: tuple[Authority, ...] = ()
+
+    def __str__(self) -> str:
+        names = ", ".join(authority.name for authority in self.authorities)
+        if self.count == 0:
+            return "nothing"
+        if self.count == len(self.authorities):
+            return f"a signature by {names}" if self.count == 1 else f"signatures by all of {names}"
+        return f"{self.count} of the signers {names}" if self.count > 1 else f"a signature by any of {names}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is required of the references that match."""
+
+    name: str
+    match: tuple[Glob, ...]
+    requirement: Requirement
+    mode: Mode = Mode.ENFORCE
+    exceptions: tuple[Glob, ...] = ()
+
+    def applies(self, target: Target) -> bool:
+        """Whether `target` is subject to this rule.
+
+        A reference without a tag may stand for any tag, so it is matched by every pattern that could mean it, and
+        excepted only by one that surely does.
+        """
+        if any(glob.surely_matches(target) for glob in self.exceptions):
+            return False
+        return any(glob.may_match(target) for glob in self.match)
+
+
+@dataclass(frozen=True)
+class Revocations:
+    """Keys, by fingerprint, and digests that are trusted no longer, each with the reason given.
+
+    `keys` are those revoked keys that are known in full, so that their signatures can be recognised.
+    """
+
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[Digest, str] = field(default_factory=dict)
+    keys: tuple[PublicKey, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy. `source` is where it was read, for messages; `mode` is that of references no rule matches."""
+
+    source: str
+    rules: tuple[Rule, ...]
+    revoked: Revocations = field(default_factory=Revocations)
+    mode: Mode = Mode.ENFORCE
+
+    @classmethod
+    def load(cls, path: Path | str) -> Policy:
+        """Read a policy file and the keys it names, relative to its folder. Raises `InvalidInput`."""
+        file = Path(path)
+        try:
+            with file.open("rb") as stream:
+                raw = stream.read(strictyaml.MAX_BYTES + 1)
+        except OSError as error:
+            raise InvalidInput(f"cannot read policy {file}: {error.strerror}") from None
+
+        def read_key(location: str) -> PublicKey:
+            return PublicKey.load(location if "://" in location else str(file.parent / location))
+
+        return cls.parse(raw, str(file), read_key)
+
+    @classmethod
+    def parse(cls, raw: bytes, source: str, read_key: Callable[[str], PublicKey]) -> Policy:
+        """Read a policy from bytes; `read_key` fetches the key at a location. Raises `InvalidInput`."""
+        return _Parser(read_key).policy(strictyaml.load(raw, source))
+
+    @property
+    def keys(self) -> tuple[PublicKey, ...]:
+        """Every key a signature is tried with, each once."""
+        required = (authority.key for rule in self.rules for authority in rule.requirement.authorities)
+        return tuple(dict.fromkeys((*required, *self.revoked.keys)))
+
+    def rules_for(self, target: Target) -> tuple[Rule, ...]:
+        """The rules that apply to `target`."""
+        return tuple(rule for rule in self.rules if rule.applies(target))
+
+
+class _Parser:
+    def __init__(self, read_key: Callable[[str], PublicKey]) -> None:
+        self._read_key = read_key
+
+    def policy(self, document: Value) -> Policy:
+        document = replace(document, what="the policy")
+        fields = document.mapping("version", "mode", "authorities", "rules", "revoked")
+        if "version" not in fields:
+            document.fail("the policy has no version: write version: 1")
+        if fields["version"].integer() != VERSION:
+            fields["version"].fail(f"unsupported policy version: this program reads version {VERSION}")
+        mode = _mode(fields, Mode.ENFORCE)
+        authorities = self._authorities(fields["authorities"]) if "authorities" in fields else {}
+        if "rules" not in fields:
+            document.fail("the policy has no rules")
+        rules = tuple(
+            _rule(value, f"rule {number}", authorities, mode)
+            for number, value in enumerate(fields["rules"].sequence(), 1)
+        )
+        if not rules:
+            fields["rules"].fail("the policy has no rules")
+        revoked = self._revoked(fields["revoked"]) if "revoked" in fields else Revocations()
+        return Policy(document.source, rules, revoked, mode)
+
+    def _authorities(self, value: Value) -> dict[str, Authority]:
+        authorities: dict[str, Authority] = {}
+        by_key: dict[PublicKey, str] = {}
+        for name, entry in value.mapping().items():
+            key = self._key(_required(entry, "key", "key"))
+            if key in by_key:  # one key must not count as two signers
+                entry.fail(f"authorities {by_key[key]!r} and {name!r} have the same key")
+            by_key[key] = name
+            authorities[name] = Authority(name, key)
+        if len(authorities) > MAX_AUTHORITIES:
+            value.fail(f"more than {MAX_AUTHORITIES} authorities")
+        return authorities
+
+    def _key(self, value: Value) -> PublicKey:
+        text = value.text()
+        try:
+            return PublicKey.parse(text.encode()) if text.startswith(_INLINE) else self._read_key(text)
+        except InvalidInput as error:
+            value.fail(str(error))
+
+    def _revoked(self, value: Value) -> Revocations:
+        fields = value.mapping("keys", "digests")
+        fingerprints: dict[str, str] = {}
+        keys: list[PublicKey] = []
+        for entry in fields["keys"].sequence() if "keys" in fields else ():
+            known = entry.mapping("key", "fingerprint", "reason")
+            if ("key" in known) == ("fingerprint" in known):
+                entry.fail("a revoked key is named by key or by fingerprint")
+            if "key" in known:
+                keys.append(self._key(known["key"]))
+                fingerprint = keys[-1].hint
+            else:
+                fingerprint = known["fingerprint"].text()
+                if not _FINGERPRINT.fullmatch(fingerprint):
+                    known["fingerprint"].fail("a fingerprint is the base64 of the SHA-256 of the key's SPKI")
+            fingerprints[fingerprint] = _why(known)
+        if len(keys) > MAX_AUTHORITIES:
+            value.fail(f"more than {MAX_AUTHORITIES} revoked keys in full: give fingerprints")
+        digests = dict(_revoked_digest(entry) for entry in fields["digests"].sequence()) if "digests" in fields else {}
+        return Revocations(fingerprints, digests, tuple(keys))
+
+
+def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority], mode: Mode) -> Rule:
+    fields = value.mapping("name", "match", "except", "require", "mode")
+    for key in ("match", "require"):
+        _required_in(value, fields, key)
+    match = tuple(_glob(item) for item in fields["match"].sequence())
+    if not match:
+        fields["match"].fail("'match' is empty: name at least one reference pattern")
+    return Rule(
+        name=fields["name"].text() if "name" in fields else default_name,
+        match=match,
+        requirement=_requirement(fields["require"], authorities),
+        mode=_mode(fields, mode),
+        exceptions=tuple(_glob(item) for item in fields["except"].sequence()) if "except" in fields else (),
+    )
+
+
+def _requirement(value: Value, authorities: Mapping[str, Authority]) -> Requirement:
+    if value.scalar is not None:
+        value.choice("nothing")
+        return Requirement(0)
+    fields = value.mapping("any-of", "all-of", "at-least")
+    if len(fields) != 1:
+        value.fail("'require' is one of any-of, all-of and at-least, or the word nothing")
+    (kind, listed), count = next(iter(fields.items())), 1
+    if kind == "at-least":
+        inner = listed.mapping("count", "of")
+        count = _required_in(listed, inner, "count").integer()
+        listed = _required_in(listed, inner, "of")
+    chosen = tuple(_authority(item, authorities) for item in listed.sequence())
+    if len({authority.name for authority in chosen}) != len(chosen):
+        listed.fail("an authority is named twice")
+    if kind == "all-of":
+        count = len(chosen)
+    if not 1 <= count <= len(chosen):
+        listed.fail(f"{count} of {len(chosen)} authorities cannot be required")
+    return Requirement(count, chosen)
+
+
+def _authority(value: Value, authorities: Mapping[str, Authority]) -> Authority:
+    name = value.text()
+    if name not in authorities:
+        value.fail(f"there is no authority {name!r} (known: {', '.join(authorities) or 'none'})")
+    return authorities[name]
+
+
+def _glob(value: Value) -> Glob:
+    try:
+        return Glob(value.text())
+    except InvalidInput as error:
+        if value.scalar is None:
+            raise
+        value.fail(str(error))
+
+
+def _mode(fields: Mapping[str, Value], default: Mode) -> Mode:
+    return Mode(fields["mode"].choice(*Mode)) if "mode" in fields else default
+
+
+def _why(fields: Mapping[str, Value]) -> str:
+    return fields["reason"].text() if "reason" in fields else ""
+
+
+def _revoked_digest(value: Value) -> tuple[Digest, str]:
+    fields = {"digest": value} if value.scalar is not None else value.mapping("digest", "reason")
+    text = _required_in(value, fields, "digest")
+    try:
+        return Digest.parse(text.text()), _why(fields)
+    except InvalidInput as error:
+        if text.scalar is None:
+            raise
+        text.fail(str(error))
+
+
+def _required(value: Value, key: str, *known: str) -> Value:
+    return _required_in(value, value.mapping(*known), key)
+
+
+def _required_in(value: Value, fields: Mapping[str, Value], key: str) -> Value:
+    if key not in fields:
+        value.fail(f"{key!r} is missing")
+    return fields[key]

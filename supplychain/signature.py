@@ -1,0 +1,105 @@
+"""Whether one signature found for an artifact is a signature of that artifact, and by whom.
+
+A plain function of (item, subject, keys). The order matters: nothing in a payload is believed before its signature
+has been checked with a key the policy names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from artifact.digest import Digest
+from artifact.errors import Malformed
+from artifact.mediatypes import IN_TOTO
+from supplychain.bundle import Bundle
+from supplychain.evidence import Form, Item, Legacy
+from supplychain.keys import PublicKey
+from supplychain.refusal import Reason
+from supplychain.simplesigning import SimpleSigning
+from supplychain.statement import COSIGN_SIGN, OMS_SIGN, Statement
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one item proves. `signer` is the key that made it, where one of the given keys did."""
+
+    form: Form
+    source: str
+    code: Reason
+    detail: str
+    signer: PublicKey | None = None
+
+
+def judge(item: Item, subject: Digest, keys: Sequence[PublicKey]) -> Finding:
+    """Judge `item` as a signature of `subject` by one of `keys`. `Reason.VALID` is the only good outcome."""
+    if item.fault is not None:
+        return Finding(item.form, item.source, item.fault.code, item.fault.detail)
+    if isinstance(item.content, Bundle):
+        return _bundle(item, item.content, subject, keys)
+    if isinstance(item.content, Legacy):
+        return _legacy(item, item.content, subject, keys)
+    return Finding(item.form, item.source, Reason.UNSUPPORTED, f"a {item.form} signature is present; it is not judged")
+
+
+def _bundle(item: Item, bundle: Bundle, subject: Digest, keys: Sequence[PublicKey]) -> Finding:
+    def found(code: Reason, detail: str, signer: PublicKey | None = None) -> Finding:
+        return Finding(item.form, item.source, code, detail, signer)
+
+    envelope = bundle.envelope
+    if len(envelope.signatures) != 1:
+        return found(Reason.SIGNATURE_COUNT, f"{len(envelope.signatures)} signatures in one envelope: need exactly one")
+    if envelope.payload_type != IN_TOTO:
+        return found(Reason.WRONG_PAYLOAD_TYPE, f"payloadType is {envelope.payload_type!r}, not {IN_TOTO}")
+    if bundle.certificate is not None:
+        return _keyless(item, envelope.payload)
+    signer = _signer(envelope.signatures[0], envelope.signed_bytes, keys)
+    if signer is None:
+        if any(key.hint == bundle.hint for key in keys):
+            return found(Reason.INVALID_SIGNATURE, f"names key {bundle.hint}, which did not make it")
+        return _unknown(item, envelope.payload, f"made by no key of the policy (names key {bundle.hint!r})")
+    try:
+        statement = Statement.parse(envelope.payload)
+    except Malformed as error:
+        return found(Reason.MALFORMED, str(error), signer)
+    if statement.predicate_type != COSIGN_SIGN:
+        kind = statement.predicate_type[:120]
+        return found(Reason.WRONG_PREDICATE, f"an attestation of type {kind!r} is no signature", signer)
+    if not statement.names(subject):
+        return found(Reason.WRONG_SUBJECT, "it is a signature of another artifact", signer)
+    return found(Reason.VALID, "bundle", signer)
+
+
+def _legacy(item: Item, legacy: Legacy, subject: Digest, keys: Sequence[PublicKey]) -> Finding:
+    signer = _signer(legacy.signature, legacy.payload, keys)
+    if signer is None:
+        how = "a keyless signature; the policy names keys" if legacy.keyless else "made by no key of the policy"
+        return Finding(item.form, item.source, Reason.UNKNOWN_SIGNER, how)
+    try:
+        payload = SimpleSigning.parse(legacy.payload)
+    except Malformed as error:
+        return Finding(item.form, item.source, Reason.MALFORMED, str(error), signer)
+    if payload.digest != subject:
+        detail = f"it is a signature of {payload.digest.short}"
+        return Finding(item.form, item.source, Reason.WRONG_SUBJECT, detail, signer)
+    return Finding(item.form, item.source, Reason.VALID, "simple signing", signer)
+
+
+def _signer(signature: bytes, data: bytes, keys: Sequence[PublicKey]) -> PublicKey | None:
+    # The hint is not consulted: it is unsigned text, and some writers leave it out.
+    return next((key for key in keys if key.verify(signature, data)), None)
+
+
+def _keyless(item: Item, payload: bytes) -> Finding:
+    return _unknown(item, payload, "a keyless signature; the policy names keys")
+
+
+def _unknown(item: Item, payload: bytes, detail: str) -> Finding:
+    """A bundle nobody vouches for. Its own word about its kind only serves to describe it."""
+    try:
+        kind = Statement.parse(payload).predicate_type
+    except Malformed:
+        kind = COSIGN_SIGN
+    if kind == OMS_SIGN:
+        return Finding(item.form, item.source, Reason.UNSUPPORTED, "an OpenSSF model-signing signature is present")
+    return Finding(item.form, item.source, Reason.UNKNOWN_SIGNER, detail)

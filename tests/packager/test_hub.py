@@ -1,0 +1,148 @@
+"""Models on a hub, against a small server that answers as the Hugging Face hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from artifact.errors import InvalidInput
+from artifact.layout import LayoutRepository
+from artifact.manifest import Manifest
+from packager.hub import HubModel
+from tests.checkpoints.tiny import write_tiny_llama
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TAG = "95K-BF16-safetensors"
+
+
+class Hub:
+    """One model, ``org/tiny``, at one commit. `requests` are the paths that were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.requests.append(self.path)
+                path = self.path.partition("?")[0]
+                if path.startswith(("/api/models/org/tiny/revision/main", f"/api/models/org/tiny/revision/{COMMIT}")):
+                    names = sorted(item.name for item in hub.folder.iterdir())
+                    siblings = [{"rfilename": name} for name in names]
+                    self._send(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
+                elif path.startswith("/api/models/org/tiny/tree/"):
+                    files = [
+                        {"type": "file", "path": item.name, "size": item.stat().st_size, "oid": "0" * 40}
+                        for item in sorted(hub.folder.iterdir())
+                    ]
+                    self._send(json.dumps(files).encode())
+                elif path.startswith("/api/models/org/tiny/revision/"):
+                    self._send(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
+                elif (
+                    path.startswith(f"/org/tiny/resolve/{COMMIT}/") and (hub.folder / path.rpartition("/")[2]).is_file()
+                ):
+                    data = (hub.folder / path.rpartition("/")[2]).read_bytes()
+                    etag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                    self._send(data, 200, etag)
+                else:
+                    self._send(b"{}", 401, {"X-Error-Code": "RepoNotFound"})
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def _send(self, data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+                self.send_response(status)
+                for key, value in (headers or {}).items():
+                    self.send_header(key, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    folder = write_tiny_llama(tmp_path / "hosted", shards=2)
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nNo heading.\n")
+    hub = Hub(folder)
+    thread = threading.Thread(target=hub.server.serve_forever, daemon=True)
+    thread.start()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+def packager(hub_url: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: the hub's client reads its settings when it is loaded."""
+    environment = {
+        **os.environ, "HF_ENDPOINT": hub_url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1", "STOWAGE_STORE": str(tmp_path / "store"), "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    environment.pop("HF_HUB_OFFLINE", None)
+    code = "from packager.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], env=environment, capture_output=True, text=True)
+
+
+def test_a_model_is_fetched_by_commit_and_its_origin_recorded(hub: Hub, tmp_path: Path) -> None:
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny@main", f"oci:{tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"oci:{tmp_path}/out:{TAG}@sha256:")
+    repository = LayoutRepository(tmp_path / "out")
+    manifest = Manifest.parse(repository.manifest(TAG)[1])
+    config = json.loads(repository.read_blob(manifest.config))
+    assert config["descriptor"] == {
+        "createdAt": "1970-01-01T00:00:00Z", "family": "llama", "name": "tiny", "sourceURL": f"{hub.url}/org/tiny",
+        "revision": COMMIT, "licenses": ["MIT"],
+    }  # fmt: skip
+    assert manifest.annotations["org.opencontainers.image.revision"] == COMMIT
+    assert not [path for path in hub.requests if "pytorch_model.bin" in path]
+    # Another program may have fetched the pickle into the same cache: the model is the same model.
+    (cached,) = (tmp_path / "hf").rglob("config.json")
+    cached.with_name("pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    assert packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out").stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "told"), [("hf://org/tiny@nope", "no such revision"), ("hf://org/other", "no such model")]
+)
+def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path, source: str, told: str) -> None:
+    done = packager(hub.url, tmp_path, "pack", source, "tiny")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and told in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_hub_that_is_down(tmp_path: Path) -> None:
+    done = packager("http://127.0.0.1:9", tmp_path, "pack", "hf://org/tiny", "tiny")
+    assert done.returncode == 1
+    assert "the hub cannot be reached" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://", "hf://org", "hf://a/b/c", "hf://a/b@", "hf://../b", "hf://a/b@x/../y", "hf://a/b?c"]
+)
+def test_names_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        HubModel.parse(text)
+
+
+def test_names() -> None:
+    assert HubModel.parse("hf://org/name") == HubModel("org/name", "main")
+    assert HubModel.parse("hf://org/name@refs/pr/3") == HubModel("org/name", "refs/pr/3")

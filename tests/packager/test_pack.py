@@ -1,0 +1,315 @@
+"""Packing, as a user sees it: what is in the artifact, what it is called, and that it is the same every time."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+
+from artifact import mediatypes
+from artifact.digest import Digest
+from artifact.layout import LayoutRepository
+from artifact.manifest import Manifest
+from artifact.modelconfig import ModelConfig
+
+TAG = "95K-BF16-safetensors"
+
+
+def read(layout: Path, tag: str) -> tuple[Manifest, dict]:
+    repository = LayoutRepository(layout)
+    descriptor, raw = repository.manifest(tag)
+    manifest = Manifest.parse(raw, descriptor.media_type)
+    config = repository.read_blob(manifest.config)
+    ModelConfig.read(manifest, config)
+    return manifest, json.loads(config)
+
+
+def paths(manifest: Manifest) -> list[str]:
+    return [layer.annotations["org.cncf.model.filepath"] for layer in manifest.layers]
+
+
+def test_a_checkpoint_becomes_a_modelpack_artifact(packager, tiny: Path, tmp_path: Path) -> None:
+    line = packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    manifest, config = read(tmp_path / "out", TAG)
+    assert line == f"oci:{tmp_path}/out:{TAG}@{Digest.of(manifest.to_bytes())}"
+    assert manifest.media_type == "application/vnd.oci.image.manifest.v1+json"
+    assert manifest.artifact_type == "application/vnd.cncf.model.manifest.v1+json"
+    assert manifest.config.media_type == "application/vnd.cncf.model.config.v1+json"
+    assert paths(manifest) == [
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "chat_template.jinja", "config.json",
+        "generation_config.json", "model.safetensors.index.json", "special_tokens_map.json", "tokenizer.json",
+        "tokenizer_config.json", "README.md",
+    ]  # fmt: skip
+    assert [layer.media_type for layer in manifest.layers] == [
+        *["application/vnd.cncf.model.weight.v1.raw"] * 2,
+        *["application/vnd.cncf.model.weight.config.v1.raw"] * 7,
+        "application/vnd.cncf.model.doc.v1.raw",
+    ]
+    for layer, path in zip(manifest.layers, paths(manifest), strict=True):
+        assert dict(layer.annotations) == {
+            "org.cncf.model.filepath": path,
+            "org.cncf.model.file.metadata+json": (
+                f'{{"name":"{path}","mode":420,"uid":0,"gid":0,"size":{layer.size},'
+                '"mtime":"1970-01-01T00:00:00Z","typeflag":0}'
+            ),
+            "org.cncf.model.file.mediatype.untested": "false",
+            "org.opencontainers.image.title": path,
+        }
+        if path != "chat_template.jinja":
+            assert layer.digest == Digest.of((tiny / path).read_bytes())
+    assert config == {
+        "descriptor": {
+            "createdAt": "1970-01-01T00:00:00Z", "family": "llama", "name": "Tiny", "licenses": ["Apache-2.0"],
+        },
+        "config": {
+            "architecture": "transformer", "format": "safetensors", "paramSize": "95K", "precision": "bfloat16",
+            "capabilities": {"inputTypes": ["text"], "outputTypes": ["text"]},
+        },
+        "modelfs": {"type": "layers", "diffIds": [str(layer.digest) for layer in manifest.layers]},
+    }  # fmt: skip
+    assert manifest.annotations == {
+        "dev.stowage.format": "safetensors",
+        "dev.stowage.precision": "BF16",
+        "dev.stowage.parameters": "94528",
+        "dev.stowage.architecture": "llama",
+        "dev.stowage.context-length": "256",
+        "org.opencontainers.image.created": "1970-01-01T00:00:00Z",
+        "org.opencontainers.image.licenses": "Apache-2.0",
+    }
+
+
+def test_the_template_of_the_tokenizer_becomes_the_one_jinja_file(packager, tiny: Path, tmp_path: Path) -> None:
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    repository = LayoutRepository(tmp_path / "out")
+    manifest, _ = read(tmp_path / "out", TAG)
+    (template,) = [layer for layer in manifest.layers if layer.annotations[mediatypes.TITLE].endswith(".jinja")]
+    stated = json.loads((tiny / "tokenizer_config.json").read_text())["chat_template"]
+    assert repository.read_blob(template).decode() == stated
+
+
+def test_of_several_templates_chat_template_jinja_is_packed(packager, tiny: Path, tmp_path: Path) -> None:
+    (tiny / "chat_template.jinja").write_text("{{ messages }}")
+    (tiny / "tool_use.jinja").write_text("{{ tools }}")
+    result = packager("pack", tiny, f"oci:{tmp_path}/out")
+    assert result.status == 0
+    assert "tool_use.jinja" in result.stderr and "[template-differs]" in result.stderr
+    manifest, _ = read(tmp_path / "out", TAG)
+    assert [path for path in paths(manifest) if path.endswith(".jinja")] == ["chat_template.jinja"]
+
+
+def test_a_checkpoint_is_converted(packager, tiny: Path, tiny_gguf: Path, tmp_path: Path) -> None:
+    line = packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--format", "gguf", "--precision", "f16")
+    assert line.startswith(f"oci:{tmp_path}/out:95K-F16@sha256:")
+    manifest, config = read(tmp_path / "out", "95K-F16")
+    assert paths(manifest) == ["Tiny-F16.gguf", "chat_template.jinja", "README.md"]
+    assert manifest.layers[0].digest == Digest.of(tiny_gguf.read_bytes())
+    assert config["config"]["format"] == "gguf"
+    assert (config["config"]["quantization"], config["config"]["precision"]) == ("F16", "float16")
+
+
+def test_without_a_precision_a_conversion_keeps_the_checkpoints(packager, tiny: Path, tmp_path: Path) -> None:
+    result = packager("pack", tiny, f"oci:{tmp_path}/out", "--format", "gguf")
+    assert result.status == 0
+    assert "converting to BF16" in result.stderr
+    assert read(tmp_path / "out", "95K-BF16")[0].annotations["dev.stowage.precision"] == "BF16"
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left", "x"), 1)])
+def test_a_conversion_that_ends_early_leaves_no_file(
+    packager, tiny: Path, tmp_path: Path, monkeypatch, error: BaseException, status: int
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+
+    def convert(_folder: Path, _precision: str, target: Path, _progress: object) -> None:
+        target.write_bytes(b"half a file")
+        assert list(scratch.rglob("*.gguf")) == [target]
+        raise error
+
+    monkeypatch.setattr("packager.convert.convert", convert)
+    assert packager("pack", tiny, "tiny:95K-F16", "--format", "gguf", "--precision", "F16").status == status
+    assert list(scratch.iterdir()) == []
+    assert packager.stored == []
+
+
+def test_what_cannot_be_converted_is_said(packager, tiny: Path) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps(config | {"model_type": "unheard-of", "architectures": ["Unheard"]}))
+    assert "Unheard" in packager.fails(2, "pack", tiny, "tiny", "--format", "gguf", "--precision", "F16")
+    assert packager.stored == []
+
+
+def test_a_gguf_file_is_packed_as_it_is(packager, tiny_gguf: Path, tmp_path: Path) -> None:
+    line = packager.ok("pack", tiny_gguf, f"oci:{tmp_path}/out")
+    assert line.startswith(f"oci:{tmp_path}/out:95K-F16@sha256:")
+    manifest, config = read(tmp_path / "out", "95K-F16")
+    assert paths(manifest) == ["tiny-F16.gguf", "chat_template.jinja"]
+    assert manifest.layers[0].digest == Digest.of(tiny_gguf.read_bytes())
+    assert manifest.annotations["dev.stowage.context-length"] == "256"
+    assert config["descriptor"]["family"] == "llama"
+
+
+@pytest.fixture
+def split_gguf(tmp_path: Path) -> Path:
+    """A model in two GGUF shards as llama.cpp's gguf-split names them; the first one."""
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_license("mit")
+    for name in ("a", "b"):
+        writer.add_tensor(name, np.zeros((8, 32), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "m-00001-of-00002.gguf"
+
+
+def test_all_shards_of_a_gguf_model_are_packed_in_order(packager, split_gguf: Path, tmp_path: Path) -> None:
+    packager.ok("pack", split_gguf, f"oci:{tmp_path}/out")
+    manifest, config = read(tmp_path / "out", "0.512K-F16")
+    assert paths(manifest) == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    assert config["descriptor"]["licenses"] == ["MIT"]
+    second = split_gguf.with_name("m-00002-of-00002.gguf")
+    assert "give the first, m-00001-of-00002.gguf" in packager.fails(2, "pack", second, "m")
+    second.unlink()
+    assert "shard m-00002-of-00002.gguf is missing" in packager.fails(1, "pack", split_gguf, "m")
+
+
+def test_the_docker_layout(packager, tiny: Path, tmp_path: Path) -> None:
+    (tiny / "LICENSE").write_text("Apache License")
+    args = ("--layout", "docker", "--format", "gguf", "--precision", "F16")
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out", *args)
+    manifest, config = read(tmp_path / "out", "95K-F16")
+    assert manifest.artifact_type is None
+    assert manifest.config.media_type == "application/vnd.docker.ai.model.config.v0.2+json"
+    assert {path: layer.media_type for path, layer in zip(paths(manifest), manifest.layers, strict=True)} == {
+        "Tiny-F16.gguf": "application/vnd.docker.ai.gguf.v3",
+        "chat_template.jinja": "application/vnd.docker.ai.chat.template.jinja",
+        "LICENSE": "application/vnd.docker.ai.license",
+        "README.md": "application/vnd.docker.ai.model.file",
+    }
+    assert config["config"]["gguf"]["general.architecture"] == "llama"
+    assert config["config"]["context_size"] == 256
+    assert re.fullmatch(r"[0-9]+\.[0-9]{2}MiB", config["config"]["size"])
+    assert config["rootfs"] == {"type": "rootfs", "diff_ids": [str(layer.digest) for layer in manifest.layers]}
+    assert "modelfs" not in config and "paramSize" not in config["config"]
+    assert config["descriptor"] == {"created": "1970-01-01T00:00:00Z"}
+
+
+def test_docker_model_runner_can_load_what_is_packed(packager, tiny: Path, tmp_path: Path) -> None:
+    """The rules by which it accepts a ModelPack artifact (wire-formats, section 1)."""
+    for extra in ((), ("--format", "gguf", "--precision", "F16")):
+        line = packager.ok("pack", tiny, f"oci:{tmp_path}/out", *extra)
+        manifest, config = read(tmp_path / "out", line.rpartition("@")[0].rpartition(":")[2])
+        names = paths(manifest)
+        assert all(
+            layer.media_type.endswith(".raw") and layer.digest.algorithm == "sha256" for layer in manifest.layers
+        )
+        assert len(set(names)) == len(names) and not any(name.startswith("/") or "/" in name for name in names)
+        assert len([name for name in names if name.endswith(".jinja")]) == 1
+        assert config["config"]["format"] in ("gguf", "safetensors")
+        assert len(manifest.to_bytes()) <= 4 * 1024 * 1024
+
+
+SCRIPT = "import os, sys; os.umask(int(sys.argv.pop(1), 8)); from packager.cli import main; main()"
+
+
+def test_packing_is_the_same_anywhere_at_any_time(packager, tiny: Path, tiny_gguf: Path, tmp_path: Path) -> None:
+    names = [path.name for path in tiny.iterdir()]
+    random.Random(7).shuffle(names)
+    other = tmp_path / "another place"
+    other.mkdir(mode=0o700)
+    for name in names:  # in another order, so that the directory lists them differently
+        shutil.copyfile(tiny / name, other / name)
+        os.utime(other / name, (1_900_000_000, 1_900_000_000))
+        (other / name).chmod(0o600)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copyfile(tiny_gguf, tmp_path / "elsewhere" / tiny_gguf.name)
+    environment = {
+        **os.environ, "TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "7",
+        "STOWAGE_STORE": str(tmp_path / "s2"), "TMPDIR": str(other.parent),
+    }  # fmt: skip
+    for source, copy, args in (
+        (tiny, other, []),
+        (tiny, other, ["--format", "gguf", "--precision", "Q8_0"]),
+        (tiny, other, ["--layout", "docker"]),
+        (tiny_gguf, tmp_path / "elsewhere" / tiny_gguf.name, []),
+    ):
+        here = packager.ok("pack", source, "tiny", *args)
+        there = subprocess.run(
+            [sys.executable, "-c", SCRIPT, "077", "pack", copy, "tiny", *args],
+            env=environment, capture_output=True, text=True, check=True, cwd=tmp_path,
+        ).stdout  # fmt: skip
+        assert there == here + "\n"
+
+
+def test_the_creation_time_is_stated_or_the_epoch(packager, tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    def created() -> str:
+        return read(tmp_path / "out", TAG)[1]["descriptor"]["createdAt"]
+
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--created", "2026-02-03T04:05:06+01:00")
+    assert created() == "2026-02-03T03:05:06Z"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    assert created() == "1970-01-02T00:00:00Z"
+    assert "is not a time" in packager.fails(2, "pack", tiny, "tiny", "--created", "yesterday")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    assert "SOURCE_DATE_EPOCH" in packager.fails(2, "pack", tiny, "tiny")
+
+
+def test_without_push_the_artifact_is_in_the_local_store(packager, tiny: Path) -> None:
+    line = packager.ok("pack", tiny, "registry.example.com/ai/tiny")
+    assert line.startswith(f"registry.example.com/ai/tiny:{TAG}@sha256:")
+    repository = LayoutRepository(packager.store, "registry.example.com/ai/tiny")
+    assert repository.tags() == [TAG]
+    assert str(repository.resolve(TAG).digest) == line.partition("@")[2]
+
+
+def test_a_tag_that_claims_nothing_is_kept(packager, tiny: Path) -> None:
+    assert packager.ok("pack", tiny, "tiny:latest").startswith("tiny:latest@sha256:")
+
+
+def test_file_filter(packager, tiny: Path, tmp_path: Path) -> None:
+    (tiny / "pytorch_model.bin").write_bytes(b"\x80\x02pickle")
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--file-filter", "!*.bin", "--file-filter", "!README.md")
+    names = paths(read(tmp_path / "out", TAG)[0])
+    assert "README.md" not in names and "config.json" in names
+    only = ("--file-filter", "*.safetensors", "--file-filter", "*config.json", "--file-filter", "*.index.json")
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out", *only)
+    assert paths(read(tmp_path / "out", TAG)[0]) == [
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "chat_template.jinja", "config.json",
+        "generation_config.json", "model.safetensors.index.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+def test_allowed_findings_are_packed_and_said(packager, tiny: Path, tmp_path: Path) -> None:
+    (tiny / "modeling_tiny.py").write_text("print('hello')")
+    result = packager("pack", tiny, f"oci:{tmp_path}/out", "--allow", "python-code")
+    assert result.status == 0
+    assert "allowed: modeling_tiny.py" in result.stderr
+    manifest, _ = read(tmp_path / "out", TAG)
+    kinds = dict(zip(paths(manifest), [layer.media_type for layer in manifest.layers], strict=True))
+    assert kinds["modeling_tiny.py"] == "application/vnd.cncf.model.code.v1.raw"
+
+
+def test_sentence_transformers_subfolders_are_packed(packager, tiny: Path, tmp_path: Path) -> None:
+    (tiny / "modules.json").write_text('[{"idx":0,"path":""},{"idx":1,"path":"1_Pooling"}]')
+    (tiny / "1_Pooling").mkdir()
+    (tiny / "1_Pooling" / "config.json").write_text("{}")
+    (tiny / "onnx").mkdir()
+    (tiny / "onnx" / "model.onnx").write_bytes(b"")
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    names = paths(read(tmp_path / "out", TAG)[0])
+    assert "1_Pooling/config.json" in names
+    assert not [name for name in names if name.startswith("onnx")]

@@ -1,0 +1,116 @@
+"""Other projects' clients and servers. One that is missing is skipped, with the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from artifact.digest import Digest
+from artifact.progress import Quiet
+from artifact.remote import RemoteRepository
+from packager.pack import Options, pack
+from packager.source import open_source
+from supplychain.keys import PrivateKey
+from supplychain.sign import sign
+from tests.checkpoints.tiny import write_tiny_llama
+from tests.peers.programs import program
+from tests.registry.servers import RunningRegistry, StartRegistry
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A signed model in a registry: where, and the bytes of all its parts."""
+
+    host: str
+    name: str
+    tag: str
+    digest: Digest
+    manifest: bytes
+    blobs: dict[str, bytes]
+    files: dict[str, bytes]
+    key: PrivateKey
+
+
+@pytest.fixture(params=["filesystem", pytest.param("s3", marks=pytest.mark.s3)])
+def registry(request: pytest.FixtureRequest, registry_server: StartRegistry, tmp_path: Path) -> RunningRegistry:
+    """Our registry over each object store."""
+    if request.param == "filesystem":
+        return registry_server(tmp_path / "storage")
+    s3 = request.getfixturevalue("s3")
+    return registry_server(s3.storage(), env=s3.env)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "checkpoint", shards=2)
+
+
+@pytest.fixture(params=["safetensors", "gguf"])
+def packed(request: pytest.FixtureRequest, registry: RunningRegistry, tiny: Path) -> Packed:
+    """A model packed straight into our registry and signed there."""
+    repository = RemoteRepository(registry.host, "team/model")
+    options = Options(request.param, "F16" if request.param == "gguf" else None)
+    descriptor, tag = pack(open_source(str(tiny)), repository, None, options, Quiet())
+    key = PrivateKey.new()
+    sign(repository, descriptor, key)
+    raw = repository.manifest(descriptor.digest)[1]
+    value = json.loads(raw)
+    blobs = {
+        item["digest"]: httpx.get(f"{registry.url}/v2/team/model/blobs/{item['digest']}", follow_redirects=True).content
+        for item in [value["config"], *value["layers"]]
+    }
+    files = {layer["annotations"]["org.cncf.model.filepath"]: blobs[layer["digest"]] for layer in value["layers"]}
+    return Packed(registry.host, "team/model", tag, descriptor.digest, raw, blobs, files, key)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., str]:
+    """Run a foreign program with a home of its own; a failure shows what it said."""
+
+    def run(*command: str) -> str:
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def docker_registry(tmp_path: Path) -> Iterator[str]:
+    """Debian's docker-registry (distribution 2.8), as HOST:PORT."""
+    binary = program("docker-registry")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = tmp_path / "distribution.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{host}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: '{tmp_path}/distribution'}}, delete: {{enabled: true}}}}\n"
+    )
+    with (tmp_path / "distribution.log").open("wb") as log:
+        process = subprocess.Popen([binary, "serve", str(config)], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                httpx.get(f"http://{host}/v2/", timeout=2)
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline and process.poll() is None, (
+                    tmp_path / "distribution.log"
+                ).read_text()
+                time.sleep(0.05)
+        yield host
+    finally:
+        process.kill()
+        process.wait()

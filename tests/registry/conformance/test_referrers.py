@@ -1,0 +1,91 @@
+"""Distribution-spec, "Listing Referrers", "Pushing Manifests with Subject" (end-12)."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.registry.pushing import EMPTY, INDEX, MANIFEST, descriptor, manifest_of, push_blob, put_manifest, sha256
+
+SUBJECT = descriptor(b"a manifest that is pushed later, or never", MANIFEST)
+
+
+def referrers(client: httpx.Client, repo: str, digest: str = SUBJECT["digest"], **query: str) -> httpx.Response:
+    answer = client.get(f"/v2/{repo}/referrers/{digest}", params=query)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == INDEX
+    assert answer.json()["schemaVersion"] == 2
+    assert answer.json()["mediaType"] == INDEX
+    return answer
+
+
+def test_nobody_refers(client: httpx.Client, repo: str) -> None:
+    """200 and an empty index, in an unknown repository too."""
+    assert referrers(client, repo).json()["manifests"] == []
+
+
+@pytest.mark.parametrize("digest", ["sha256:1", "latest", "md5:00"])
+def test_bad_digest(client: httpx.Client, repo: str, digest: str) -> None:
+    assert client.get(f"/v2/{repo}/referrers/{digest}").status_code == 400
+
+
+def test_listed_with_type_and_annotations(client: httpx.Client, repo: str) -> None:
+    """The subject need not exist; artifactType falls back to the config's media type."""
+    push_blob(client, repo, b"{}")
+    typed = manifest_of([], subject=SUBJECT, artifactType="application/x.sbom", annotations={"k": "v"})
+    plain = manifest_of([], subject=SUBJECT)
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "subject": SUBJECT}
+    for raw, kind in ((typed, MANIFEST), (plain, MANIFEST), (json.dumps(index).encode(), INDEX)):
+        answer = put_manifest(client, repo, raw, media_type=kind)
+        assert answer.status_code == 201
+        assert answer.headers["oci-subject"] == SUBJECT["digest"]
+    listed = {item["digest"]: item for item in referrers(client, repo).json()["manifests"]}
+    assert listed == {
+        sha256(typed): descriptor(typed, MANIFEST, artifactType="application/x.sbom", annotations={"k": "v"}),
+        sha256(plain): descriptor(plain, MANIFEST, artifactType=EMPTY),
+        sha256(json.dumps(index).encode()): descriptor(json.dumps(index).encode(), INDEX),
+    }
+
+
+def test_filter(client: httpx.Client, repo: str) -> None:
+    """end-12b: OCI-Filters-Applied."""
+    push_blob(client, repo, b"{}")
+    for kind in ("application/x.one", "application/x.two+json"):
+        put_manifest(client, repo, manifest_of([], subject=SUBJECT, artifactType=kind))
+    answer = referrers(client, repo, artifactType="application/x.two+json")
+    assert [item["artifactType"] for item in answer.json()["manifests"]] == ["application/x.two+json"]
+    assert answer.headers["oci-filters-applied"] == "artifactType"
+    assert "oci-filters-applied" not in referrers(client, repo).headers
+
+
+def test_repositories_apart(client: httpx.Client, repo: str) -> None:
+    push_blob(client, repo, b"{}")
+    put_manifest(client, repo, manifest_of([], subject=SUBJECT))
+    assert referrers(client, f"{repo}/nested").json()["manifests"] == []
+
+
+def test_deleted_referrers_disappear(client: httpx.Client, repo: str) -> None:
+    push_blob(client, repo, b"{}")
+    raw = manifest_of([], subject=SUBJECT)
+    put_manifest(client, repo, raw, "sig")
+    assert client.delete(f"/v2/{repo}/manifests/{sha256(raw)}").status_code == 202
+    assert referrers(client, repo).json()["manifests"] == []
+
+
+def test_fallback_tag_is_merged(client: httpx.Client, repo: str) -> None:
+    """ "Enabling the Referrers API": what is listed under the fallback tag, exists and has the subject, is included."""
+    push_blob(client, repo, b"{}")
+    listed = manifest_of([], subject=SUBJECT, artifactType="application/x.old")
+    stranger = manifest_of([], artifactType="application/x.no-subject")
+    for raw in (listed, stranger):
+        put_manifest(client, repo, raw)
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [descriptor(raw, MANIFEST) for raw in (listed, stranger)],
+    }
+    tag = SUBJECT["digest"].replace(":", "-")
+    assert put_manifest(client, repo, json.dumps(index).encode(), tag, INDEX).status_code == 201
+    assert [item["digest"] for item in referrers(client, repo).json()["manifests"]] == [sha256(listed)]

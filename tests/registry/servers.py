@@ -1,0 +1,205 @@
+"""Real servers for tests: an S3 service (SeaweedFS) and the registry itself, on loopback and free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import httpx
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+ROOT = Path(__file__).resolve().parents[2]
+_KEY, _SECRET = "test-access-key", "test-secret-key"
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 service with one bucket. `env` holds the AWS variables that point any SDK at it."""
+
+    endpoint: str
+    bucket: str
+    env: dict[str, str]
+
+    def storage(self) -> str:
+        """A ``--storage`` value with a prefix of its own."""
+        return f"s3://{self.bucket}/{secrets.token_hex(6)}"
+
+
+@dataclass
+class RunningRegistry:
+    """A registry process. `host` is ``127.0.0.1:PORT``, `url` the same with ``http://``."""
+
+    process: subprocess.Popen[str]
+    host: str
+    storage: str
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def kill(self) -> None:
+        """End it the hard way, workers included."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status."""
+        self.process.terminate()
+        return self.process.wait(timeout=60)
+
+
+def _ports(count: int) -> list[int]:
+    """Free ports whose neighbours 10 000 above are free too, where SeaweedFS puts its gRPC servers."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20000, 32000)
+        if port not in found and all(map(_is_free, (port, port + 10000))):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 service for the whole session; use `S3.storage` for a prefix of your own."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    master, volume, filer, port = _ports(4)
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "t", "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}], "actions": actions}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    command = [
+        str(Path(sysconfig.get_path("scripts")) / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-dir={folder}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3",
+        f"-s3.port={port}", f"-s3.config={folder}/s3.json", "-master.volumeSizeLimitMB=512", "-volume.max=20",
+    ]  # fmt: skip
+    env = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": _KEY,
+        "AWS_SECRET_ACCESS_KEY": _SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            _make_bucket(env, "models", folder / "log")
+            yield S3(env["AWS_ENDPOINT_URL"], "models", env)
+        finally:
+            process.kill()
+
+
+def s3_test_client(env: dict[str, str]):
+    """A boto3 client of the test's own."""
+    return boto3.client(
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        region_name=env["AWS_REGION"],
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            retries={"total_max_attempts": 1},
+            connect_timeout=2,
+            read_timeout=10,
+        ),
+    )
+
+
+def _make_bucket(env: dict[str, str], bucket: str, log: Path) -> None:
+    client, deadline = s3_test_client(env), time.monotonic() + 60
+    while True:
+        try:
+            client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key="started", Body=b"")
+            return
+        except (BotoCoreError, ClientError):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text()[-3000:]}") from None
+            time.sleep(0.3)
+
+
+StartRegistry = Callable[..., RunningRegistry]
+
+
+@pytest.fixture(scope="session")
+def session_registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRegistry]:
+    """As `registry_server`, for servers that live as long as the session."""
+    yield from _starter(tmp_path_factory.mktemp("registries"))
+
+
+@pytest.fixture
+def registry_server(tmp_path: Path) -> Iterator[StartRegistry]:
+    """Starts registries that end with the test: ``registry_server(storage, *options, env=...)`` returns a
+    `RunningRegistry`. For ``s3://`` storage pass ``env=s3.env``."""
+    folder = tmp_path / "registry-logs"
+    folder.mkdir()
+    yield from _starter(folder)
+
+
+def _starter(folder: Path) -> Iterator[StartRegistry]:
+    started: list[RunningRegistry] = []
+
+    def start(storage: str | Path, *options: str, env: dict[str, str] | None = None) -> RunningRegistry:
+        log = folder / f"{len(started)}.log"
+        command = [sys.executable, "-c", "from registry.cli import main; main()", "serve", "--storage", str(storage)]
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [*command, "--listen", "127.0.0.1:0", *options],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )  # fmt: skip
+        line = process.stdout.readline() if process.stdout else ""
+        if not line:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"the registry did not start:\n{log.read_text()}")
+        running = RunningRegistry(process, line.split("http://")[1].split()[0], str(storage), log)
+        started.append(running)
+        _wait(running)
+        return running
+
+    try:
+        yield start
+    finally:
+        for running in started:
+            running.kill()
+            if running.process.stdout:
+                running.process.stdout.close()
+
+
+def _wait(running: RunningRegistry) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"{running.url}/healthz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if time.monotonic() > deadline or running.process.poll() is not None:
+            raise RuntimeError(f"the registry did not answer:\n{running.log.read_text()}")
+        time.sleep(0.05)

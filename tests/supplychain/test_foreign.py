@@ -1,0 +1,81 @@
+"""Our bundles before another project's verifier: npm's @sigstore/verify."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from artifact.descriptor import Descriptor
+from artifact.layout import LayoutRepository
+from artifact.manifest import Manifest
+from supplychain.keys import PrivateKey
+from supplychain.sign import sign
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["@sigstore/verify@3.1.1", "@sigstore/bundle@4.0.0"]
+SCRIPT = Path(__file__).with_name("verify_bundle.mjs")
+
+pytestmark = pytest.mark.peer
+
+
+@pytest.fixture(scope="session")
+def modules() -> Path:
+    """The folder the npm packages are installed in, once; the cache lasts between runs."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: bundles are not checked with @sigstore/verify")
+    folder = Path(os.environ.get("STOWAGE_TEST_CACHE", ROOT / ".cache")) / "npm"
+    installed = folder / "node_modules" / "@sigstore" / "verify" / "package.json"
+    if not installed.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text('{"private": true}')
+        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+        if result.returncode != 0:
+            pytest.skip(f"npm install failed: {result.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
+@pytest.fixture
+def bundle(repository: LayoutRepository, subject: Descriptor, keys: dict[str, PrivateKey], tmp_path: Path) -> Path:
+    written, _ = sign(repository, subject, keys["release"])
+    layer = Manifest.parse(repository.manifest(written.digest)[1]).layers[0]
+    path = tmp_path / "bundle.json"
+    path.write_bytes(repository.read_blob(layer))
+    return path
+
+
+def node(modules: Path, bundle: Path, key: PrivateKey) -> subprocess.CompletedProcess[str]:
+    path = bundle.with_name("key.pub")
+    path.write_bytes(key.public.pem)
+    command = ["node", str(SCRIPT), str(modules), str(bundle), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_sigstore_accepts_our_bundle(
+    modules: Path, bundle: Path, keys: dict[str, PrivateKey], subject: Descriptor
+) -> None:
+    result = node(modules, bundle, keys["release"])
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["subject"] == [{"digest": {"sha256": subject.digest.hex}}]
+
+
+def test_sigstore_refuses_it_for_another_key(modules: Path, bundle: Path, keys: dict[str, PrivateKey]) -> None:
+    result = node(modules, bundle, keys["stranger"])
+    assert result.returncode != 0
+    assert "key not found" in result.stderr
+
+
+def test_sigstore_refuses_it_changed(modules: Path, bundle: Path, keys: dict[str, PrivateKey]) -> None:
+    value = json.loads(bundle.read_bytes())
+    payload = value["dsseEnvelope"]["payload"]
+    value["dsseEnvelope"]["payload"] = payload[:-8] + ("A" if payload[-8] != "A" else "B") + payload[-7:]
+    bundle.write_text(json.dumps(value))
+    result = node(modules, bundle, keys["release"])
+    assert result.returncode != 0
+    assert "signature verification failed" in result.stderr
