@@ -62,10 +62,8 @@ class Checkpoint:
         return stated or f"{self.description.architecture or 'model'}-{size_label(self.facts.parameters)}"
 
     def with_origin(self, place: str, source_url: str, revision: str, name: str) -> Checkpoint:
-        """The checkpoint, known to come from a public place. `name` is used where it states none of its own."""
-        description = replace(
-            self.description, source_url=source_url, revision=revision, name=self.description.name or name
-        )
+        """The checkpoint, known to come from a public place, where it is called `name`."""
+        description = replace(self.description, source_url=source_url, revision=revision, name=name)
         return replace(self, place=place, description=description)
 
 

@@ -136,6 +136,8 @@ def pack_command(
     if key is not None:
         sign(repository or local_repository(target), descriptor, key)
         note(f"signed with the key {key.public.hint}")
+    if target.host is not None and not push:
+        note(f"kept in the local store: packager push {target.with_tag(tag)} sends it")
     _print_result(target.with_tag(tag), descriptor)
 
 

@@ -186,7 +186,10 @@ def _pickle(path: str) -> Finding:
 
 
 def _code_references(path: str, location: Path) -> Iterator[Finding]:
-    pending: list[Any] = [_json(location, path)]
+    if location.stat().st_size > _MAX_JSON:
+        raise Malformed(f"{path} is larger than {_MAX_JSON} bytes")
+    # Wrapped, because a file that is a list is read like one that is an object.
+    pending: list[Any] = [load_json(b'{"document":%b}' % location.read_bytes(), path, 2 * _MAX_JSON)]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):

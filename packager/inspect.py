@@ -29,6 +29,13 @@ from packager.findings import Finding, Severity
 from packager.template import template_findings
 
 _MAX_TEMPLATE_BLOB = 4 * 1024 * 1024
+_UNNAMED = {
+    mediatypes.DOCKER_GGUF: "model.gguf",
+    mediatypes.DOCKER_MMPROJ: "mmproj.gguf",
+    mediatypes.DOCKER_CHAT_TEMPLATE: CHAT_TEMPLATE,
+    mediatypes.DOCKER_LICENSE: "LICENSE",
+}
+"""What the layers of Docker's earlier artifacts are, which have no paths."""
 _BAR = 28
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
@@ -139,13 +146,14 @@ def card_of_artifact(repository: Repository, reference: Reference) -> Card:
 
 def _path(layer: Descriptor) -> str:
     path = layer.annotations.get(mediatypes.FILEPATH) or layer.annotations.get(mediatypes.TITLE)
+    path = path or _UNNAMED.get(layer.media_type)
     if path is None:
         raise Malformed(f"layer {layer.digest.short} ({layer.media_type}) has no file path")
     return path
 
 
 def _is_weight(path: str) -> bool:
-    return path.endswith((".gguf", ".safetensors"))
+    return path.endswith((".gguf", ".safetensors")) and "mmproj" not in path
 
 
 def _kind(layer: Descriptor) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
 
@@ -78,14 +80,20 @@ def _write(
     total = len(header) + sum(tensor.entry.length + tensor.entry.padding for tensor in tensors)
     progress.begin(name, total)
     hasher = hashlib.sha256(header)
-    with target.open("wb", buffering=0) as stream:
-        stream.write(header)
+    with target.open("wb", buffering=0) as stream, closing(encoded(tensors)) as chunks:
+        _write_all(stream, memoryview(header), target)
         progress.advance(name, len(header))
-        for chunk in encoded(tensors):
-            view = chunk.data
-            hasher.update(view)
-            while view:
-                view = view[stream.write(view) or 0 :]
+        for chunk in chunks:
+            hasher.update(chunk.data)
+            _write_all(stream, chunk.data, target)
             progress.advance(name, chunk.nbytes)
     progress.finish(name)
     return Digest.from_hasher("sha256", hasher), total
+
+
+def _write_all(stream: FileIO, view: memoryview, target: Path) -> None:
+    try:
+        while view:
+            view = view[stream.write(view) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -66,7 +66,7 @@ def given(name: str, values: Elements) -> Planned:
     return Planned(TensorEntry(name, "F32", values.shape, values.nbytes), [lambda: values.astype("<f4").view(np.uint8)])
 
 
-def encoded(tensors: Sequence[Planned]) -> Iterator[Bytes]:
+def encoded(tensors: Sequence[Planned]) -> Generator[Bytes, None, None]:
     """The bytes of all `tensors` in order, padding included, a bounded number of chunks in memory at a time."""
     workers = max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(workers, "convert") as pool:
@@ -84,7 +84,7 @@ def encoded(tensors: Sequence[Planned]) -> Iterator[Bytes]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(future: Future[Bytes], padding: int) -> Iterator[Bytes]:
+def _finished(future: Future[Bytes], padding: int) -> Generator[Bytes, None, None]:
     yield future.result()
     if padding:
         yield np.zeros(padding, dtype=np.uint8)

@@ -8,7 +8,6 @@ from pathlib import Path
 from artifact.errors import InvalidInput
 from registry.store.filesystem import FilesystemStore
 from registry.store.protocol import ObjectStore, checked_key
-from registry.store.s3 import S3Store
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -29,5 +28,7 @@ def open_store(storage: str, *, create: bool = True) -> ObjectStore:
     bucket, _, prefix = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise InvalidInput(f"not a bucket name: {bucket[:80]!r} (want s3://BUCKET or s3://BUCKET/PREFIX)")
+    from registry.store.s3 import S3Store  # boto3 takes half a second to load: not for a folder
+
     prefix = prefix.strip("/")
     return S3Store(bucket, checked_key(prefix) if prefix else "")

@@ -29,7 +29,8 @@ def byte_alphabet() -> list[str]:
 
 
 def train_merges(count: int) -> list[tuple[str, str]]:
-    """The `count` most frequent merges of `CORPUS`, ties by text: byte pair encoding, learned the plain way."""
+    """The `count` most frequent merges of `CORPUS`, ties by text, each making a token of its own: byte pair encoding,
+    learned the plain way. Fewer if the text has no more."""
     words = Counter(("Ġ" if number else "") + word for number, word in enumerate(CORPUS.split(" ")))
     pieces = {word: list(word) for word in words}
     merges: list[tuple[str, str]] = []
@@ -38,9 +39,11 @@ def train_merges(count: int) -> list[tuple[str, str]]:
         for word, times in words.items():
             for pair in zip(pieces[word], pieces[word][1:], strict=False):
                 pairs[pair] += times
-        if not pairs:
+        made = {left + right for left, right in merges}
+        fresh = [pair for pair in pairs if pair[0] + pair[1] not in made]
+        if not fresh:
             break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        best = min(fresh, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         pieces = {word: _merge(parts, best) for word, parts in pieces.items()}
     return merges

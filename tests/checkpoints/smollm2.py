@@ -111,6 +111,8 @@ def checkpoint(cache: Path | None = None) -> Path:
 def copy_to(target: Path, cache: Path | None = None) -> Path:
     """A copy of the checkpoint of the caller's own. A folder that already holds it is left as it is."""
     source = checkpoint(cache)
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
     if target.exists() and _sizes(target) != _sizes(source):
         raise SystemExit(f"error: {target} exists and is not this checkpoint: remove it or name another folder")
     return _once(target, lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True))

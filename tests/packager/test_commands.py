@@ -20,6 +20,7 @@ import pytest
 
 from artifact.descriptor import Descriptor
 from artifact.layout import LayoutRepository
+from artifact.manifest import Manifest
 from artifact.progress import Quiet
 from artifact.source import bytes_source
 from artifact.version import __version__
@@ -247,3 +248,21 @@ def test_a_foreign_artifact_is_not_taken_for_a_model(packager, tmp_path: Path) -
     raw = json.dumps({"schemaVersion": 2, "config": config.to_json(), "layers": []}).encode()
     repository.push_manifest(raw, "application/vnd.oci.image.manifest.v1+json", "image")
     assert "not a model artifact" in packager.fails(1, "inspect", f"oci:{tmp_path}/out:image")
+
+
+def test_inspect_an_artifact_of_docker_without_file_paths(packager, tiny_gguf: Path, tmp_path: Path) -> None:
+    repository = LayoutRepository(tmp_path / "out")
+    config = json.dumps({"config": {"format": "gguf", "quantization": "MOSTLY_F16", "architecture": "llama"}}).encode()
+    blobs = [
+        (config, "application/vnd.docker.ai.model.config.v0.1+json"),
+        (tiny_gguf.read_bytes(), "application/vnd.docker.ai.gguf.v3"),
+        (b"text", "application/vnd.docker.ai.license"),
+    ]
+    descriptors = [Descriptor.of(data, media_type) for data, media_type in blobs]
+    for descriptor, (data, _) in zip(descriptors, blobs, strict=True):
+        repository.push_blob(descriptor, bytes_source(data), Quiet())
+    raw = Manifest(descriptors[0], descriptors[1:]).to_bytes()
+    repository.push_manifest(raw, "application/vnd.oci.image.manifest.v1+json", "95K-F16")
+    card = json.loads(packager("inspect", f"oci:{tmp_path}/out:95K-F16", "--json").stdout)
+    assert (card["precision"], card["parameters"], card["findings"]) == ("F16", 94528, [])
+    assert [file["path"] for file in card["files"]] == ["model.gguf", "LICENSE"]

@@ -176,3 +176,10 @@ def test_weights_of_a_module_are_not_left_out_in_silence(packager, tiny: Path) -
     (tiny / "2_Dense").mkdir()
     (tiny / "2_Dense" / "model.safetensors").write_bytes(b"")
     assert "2_Dense/model.safetensors" in packager.fails(1, "pack", tiny, "tiny")
+
+
+def test_a_json_file_may_be_a_list_but_not_name_code(packager, tiny: Path) -> None:
+    (tiny / "labels.json").write_text('["a", {"b": 1}]')
+    packager.ok("pack", tiny, "tiny")
+    (tiny / "labels.json").write_text('["a", {"auto_map": {"A": "m.M"}}]')
+    assert "[auto-map]" in packager.fails(1, "pack", tiny, "tiny")

@@ -96,6 +96,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         str(Path(sysconfig.get_path("scripts")) / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-dir={folder}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3",
         f"-s3.port={port}", f"-s3.config={folder}/s3.json", "-master.volumeSizeLimitMB=512", "-volume.max=20",
+        # These two have fixed ports, on which a second test session would fail; and tests call nobody outside.
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
     ]  # fmt: skip
     env = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -106,7 +108,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     }
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            _make_bucket(env, "models", folder / "log")
+            _make_bucket(process, env, "models", folder / "log")
             yield S3(env["AWS_ENDPOINT_URL"], "models", env)
         finally:
             process.kill()
@@ -130,7 +132,7 @@ def s3_test_client(env: dict[str, str]):
     )
 
 
-def _make_bucket(env: dict[str, str], bucket: str, log: Path) -> None:
+def _make_bucket(process: subprocess.Popen[bytes], env: dict[str, str], bucket: str, log: Path) -> None:
     client, deadline = s3_test_client(env), time.monotonic() + 60
     while True:
         try:
@@ -138,7 +140,7 @@ def _make_bucket(env: dict[str, str], bucket: str, log: Path) -> None:
             client.put_object(Bucket=bucket, Key="started", Body=b"")
             return
         except (BotoCoreError, ClientError):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text()[-3000:]}") from None
             time.sleep(0.3)
 

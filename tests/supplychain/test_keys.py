@@ -5,6 +5,7 @@ import hashlib
 import json
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ def test_generate_overwrites_nothing(tmp_path: Path, taken: str) -> None:
     assert (tmp_path / taken).read_text() == "mine"
 
 
+def test_of_two_at_once_one_wins_and_its_pair_fits(tmp_path: Path) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            generate(tmp_path / "k", b"pw")
+        except InvalidInput:
+            return False
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(attempt, range(3))) == [False, False, True]
+    assert names(tmp_path) == ["k.key", "k.pub"]
+    private = PrivateKey.load(str(tmp_path / "k.key"), lambda: b"pw")
+    assert private.public == PublicKey.load(str(tmp_path / "k.pub"))
+
+
 def test_generate_wants_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="does not exist"):
         generate(tmp_path / "nowhere" / "k", b"")
@@ -118,6 +134,13 @@ def test_scrypt_parameters_are_bounded(tmp_path: Path, change: dict[str, object]
     private_path, _ = generate(tmp_path / "k", b"pw")
     rewrap(private_path, change)
     with pytest.raises(InvalidInput, match="scrypt"):
+        PrivateKey.load(str(private_path), lambda: b"pw")
+
+
+def test_scrypt_memory_is_refused_before_it_is_taken(tmp_path: Path) -> None:
+    private_path, _ = generate(tmp_path / "k", b"pw")
+    rewrap(private_path, {"N": 2**19})
+    with pytest.raises(InvalidInput, match="more than 256 MiB"):
         PrivateKey.load(str(private_path), lambda: b"pw")
 
 

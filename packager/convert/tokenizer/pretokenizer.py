@@ -35,7 +35,6 @@ NAMES: dict[Rules, str] = {
     Rules(None, (_GPT2,)): "gpt-2",
     Rules(None, (_DIGITS, _GPT2)): "smollm",
     Rules(None, (f"split {_CONTRACTIONS}\\p{{N}}{{1,3}}|{_SPACES}", _BYTES), whole_words=True): "llama-bpe",
-    Rules("NFC", (f"split {_CONTRACTIONS}\\p{{N}}|{_SPACES}", _BYTES)): "qwen2",
 }
 """Add an entry only with the rules of llama.cpp's source beside it, and a test against llama.cpp's own tokens."""
 

@@ -21,6 +21,9 @@ class Kind(IntEnum):
     BYTE = 6
 
 
+MAX_TOKENS = 1 << 22
+"""Most entries a vocabulary may have; the largest published ones have 262,144."""
+
 _ALSO_CONTROL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 """Tokens that published tokenizers fail to mark as special although they are."""
 
@@ -28,6 +31,8 @@ _ALSO_CONTROL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 def vocabulary(tokenizer: Fields, size: int, kind_of: Callable[[str], Kind]) -> tuple[list[str], list[Kind]]:
     """Every token up to `size` and its kind; `kind_of` gives it for tokens that are not added ones. Ids without a
     token become unused placeholders. Raises `Malformed` for an id that is used twice or lies beyond `size`."""
+    if size > MAX_TOKENS:
+        raise Malformed(f"{tokenizer.where}: a vocabulary of {size} tokens is larger than {MAX_TOKENS}")
     texts: dict[int, str] = {}
     kinds: dict[int, Kind] = {}
     for text, number in tokenizer.object("model").object("vocab").values.items():

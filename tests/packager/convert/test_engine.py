@@ -15,6 +15,7 @@ from packager.convert import convert
 from packager.convert.families import llama as family
 from tests.checkpoints.tiny import LLAMA31_ROPE, write_tiny_llama
 from tests.packager.convert.reference import next_token
+from tests.packager.convert.sentencepiece import write_sentencepiece
 
 pytestmark = pytest.mark.engine
 
@@ -134,6 +135,22 @@ def test_other_pre_tokenizers(tmp_path, llama, kind):
         check()
         body = {"content": "The capital", "add_special": True}
         assert server.post("/tokenize", body)["tokens"] == tokenizer.encode("The capital").ids
+
+
+def test_sentencepiece_is_cut_as_the_tokenizer_cuts_it(tmp_path, llama):
+    folder = write_tiny_llama(tmp_path / "model", vocab=380)
+    write_sentencepiece(folder, 380)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with llama(convert(folder, "F16", tmp_path / "model.gguf", Quiet()).path) as server:
+
+        @RANDOM
+        @given(st.one_of(TEXT, st.text("the capitlofrnsu .", max_size=60)))
+        def check(text: str) -> None:
+            assert server.tokens(text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+        check()
+        body = {"content": "the capital", "add_special": True}
+        assert server.post("/tokenize", body)["tokens"] == tokenizer.encode("the capital").ids
 
 
 def test_the_chat_template_arrives(tmp_path, llama):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from artifact.progress import Quiet
-from packager.convert import convert
+from packager.convert import Unsupported, convert
 from packager.convert.documents import Fields
 from packager.convert.rope import factors
 from tests.checkpoints.tiny import CHAT_TEMPLATE, write_tiny_llama
+from tests.packager.convert.sentencepiece import write_sentencepiece
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -167,58 +168,30 @@ def test_factors_of_published_llama_models():
     ]
 
 
-SPM_NORMALIZER = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": "\u2581"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
-    ],
-}
-
-
-def write_sentencepiece(folder: Path) -> None:
-    """A tokenizer.json of Llama 2's kind: bytes, characters and a few merges."""
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{value:02X}>" for value in range(256)),
-        "\u2581",
-        "a",
-        "b",
-        "ab",
-        "\u2581ab",
-    ]
-    added = [{"id": number, "content": pieces[number], "special": True} for number in range(3)]
-    tokenizer = {
-        "added_tokens": added,
-        "normalizer": SPM_NORMALIZER,
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        },
-        "model": {
-            "type": "BPE", "unk_token": "<unk>", "byte_fallback": True,
-            "vocab": {piece: number for number, piece in enumerate(pieces)},
-            "merges": ["a b", "\u2581 ab"],
-        },
-    }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    settings = {"bos_token": {"content": "<s>"}, "eos_token": {"content": "</s>"}, "unk_token": {"content": "<unk>"}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
 def test_sentencepiece_vocabulary(tmp_path):
-    folder = write_tiny_llama(tmp_path / "model", vocab=264)
-    write_sentencepiece(folder)
+    folder = write_tiny_llama(tmp_path / "model", vocab=380)
+    tokens, merges = write_sentencepiece(folder, 380)
     found = metadata_of(folder)
     assert (found["tokenizer.ggml.model"], found["tokenizer.ggml.pre"]) == ("llama", "default")
-    assert found["tokenizer.ggml.tokens"][-3:] == ["b", "ab", "\u2581ab"]
-    assert found["tokenizer.ggml.scores"][-2:] == [0.0, -1.0]
-    assert max(found["tokenizer.ggml.scores"][:-2]) < -1000
+    assert found["tokenizer.ggml.tokens"] == tokens
+    scores = dict(zip(tokens, found["tokenizer.ggml.scores"], strict=True))
+    made = [left + right for left, right in merges]
+    assert sorted(made, key=scores.__getitem__, reverse=True) == made
+    assert max(score for token, score in scores.items() if token not in made) < min(map(scores.__getitem__, made))
     types = found["tokenizer.ggml.token_type"]
-    assert types == [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL] * 5
+    normal = [gguf.TokenType.NORMAL] * (380 - 259)
+    assert types == [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.BYTE] * 256 + normal
     assert found["tokenizer.ggml.add_bos_token"] is True
     assert found["tokenizer.ggml.add_space_prefix"] is True
     assert found["tokenizer.ggml.bos_token_id"] == 1
+
+
+def test_sentencepiece_as_newer_files_write_it(tmp_path):
+    folder = write_tiny_llama(tmp_path / "model", vocab=380)
+    write_sentencepiece(folder, 380)
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}
+    edit(folder / "tokenizer.json", normalizer=None, pre_tokenizer=metaspace)
+    assert metadata_of(folder)["tokenizer.ggml.add_space_prefix"] is False
+    edit(folder / "tokenizer.json", normalizer={"type": "NFKC"})
+    with pytest.raises(Unsupported, match="SentencePiece"):
+        metadata_of(folder)

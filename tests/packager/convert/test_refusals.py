@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,26 @@ def test_interrupted(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(write_tiny_llama(tmp_path / "model"), "F16", tmp_path / "model.gguf", Interrupted())
     assert not (tmp_path / "model.gguf").exists()
+
+
+CONFINED = """
+import resource, sys
+from pathlib import Path
+from artifact.progress import Quiet
+from packager.convert import convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    convert(Path(sys.argv[1]), "F16", Path(sys.argv[2]), Quiet())
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+
+
+def test_no_room_for_the_file(tmp_path):
+    folder, target = write_tiny_llama(tmp_path / "model"), tmp_path / "model.gguf"
+    done = subprocess.run([sys.executable, "-c", CONFINED, folder, target], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{target} File too large"
+    assert not target.exists()
 
 
 def test_unknown_precision(tmp_path):

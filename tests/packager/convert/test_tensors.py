@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -143,6 +145,34 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path):
         (folder / "notes.txt").write_text(name)
         digests.add(convert(folder, "Q8_0", tmp_path / f"{shards}.gguf", Quiet()).digest)
     assert len(digests) == 1
+
+
+def test_the_same_bytes_on_any_number_of_processors(tmp_path, monkeypatch):
+    folder = write_tiny_llama(tmp_path / "model")
+    monkeypatch.setattr("packager.convert.tensors._CHUNK", 600)
+    digests = set()
+    for count in (1, 3, 64):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, count=count: set(range(count)))
+        digests.add(convert(folder, "F16", tmp_path / "model.gguf", Quiet()).digest)
+    assert len(digests) == 1
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from artifact.progress import Quiet
+from packager.convert import convert
+convert(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Quiet())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("precision", ["F32", "Q8_0"])
+def test_memory_is_flat(smollm2, tmp_path, precision):
+    """The real model has 269 MB of weights, 113 MB of them in one tensor as F32: none of that is ever held."""
+    command = [sys.executable, "-c", MEASURED, str(smollm2), precision, str(tmp_path / "model.gguf")]
+    peak = int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
+    assert peak < 200 * 2**20
 
 
 def test_progress_counts_every_byte(tmp_path):
