@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import Malformed, NotFound, StowageError
+from artifact.errors import Malformed, NotFound
 from artifact.manifest import Index, Manifest
+from artifact.parallel import Stopped, run_all, stoppable
 from artifact.progress import Progress
 from artifact.repository import Repository
-from artifact.source import Reader, Source
+from artifact.source import Source
 
 CONCURRENCY = 4
 """How many blobs move at the same time unless the caller says otherwise."""
@@ -75,52 +76,39 @@ def copy_referrers(
 
 
 def copy_blobs(
-    source: Repository, target: Repository, blobs: tuple[Descriptor, ...], progress: Progress, concurrency: int
+    source: Repository, target: Repository, blobs: Iterable[Descriptor], progress: Progress, concurrency: int
 ) -> None:
-    """Copy blobs side by side, small ones first so that they do not wait behind large ones.
+    """Copy blobs side by side. The first failure stops the others at their next buffer and is raised."""
+    contents = {blob: partial(source.open_blob, blob) for blob in blobs}
+    push_blobs(target, contents, progress, concurrency, origin=source)
 
-    The first failure stops the others at their next buffer and is raised.
+
+def push_blobs(
+    target: Repository,
+    contents: Mapping[Descriptor, Source],
+    progress: Progress,
+    concurrency: int = CONCURRENCY,
+    origin: Repository | None = None,
+) -> None:
+    """Store blobs side by side, small ones first so that they do not wait behind large ones.
+
+    Where `origin` has them, they are mounted if the target can do that. The first failure stops the others.
     """
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(max_workers=max(1, concurrency), thread_name_prefix="blob")
-    try:
-        ordered = sorted(blobs, key=lambda item: item.size)
-        running = [pool.submit(_copy_blob, source, target, item, progress, stop) for item in ordered]
-        done, _ = wait(running, return_when=FIRST_EXCEPTION)
-        failures = [error for future in done if (error := future.exception()) is not None]
-        if failures:
-            raise next((error for error in failures if not isinstance(error, _Stopped)), failures[0])
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+    ordered = sorted(contents.items(), key=lambda item: item[0].size)
+    run_all([partial(_push_blob, target, blob, content, progress, origin) for blob, content in ordered], concurrency)
 
 
-class _Stopped(StowageError):
-    """Another blob failed, so this one is not needed any more."""
-
-
-class _Stoppable:
-    def __init__(self, reader: Reader, stop: threading.Event) -> None:
-        self._reader, self._stop = reader, stop
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        if self._stop.is_set():
-            raise _Stopped("stopped")
-        return self._reader.readinto(buffer)
-
-
-def _copy_blob(
-    source: Repository, target: Repository, blob: Descriptor, progress: Progress, stop: threading.Event
+def _push_blob(
+    target: Repository,
+    blob: Descriptor,
+    content: Source,
+    progress: Progress,
+    origin: Repository | None,
+    stop: threading.Event,
 ) -> None:
-    @contextmanager
-    def open_at(offset: int) -> Iterator[Reader]:
-        with source.open_blob(blob, offset) as reader:
-            yield _Stoppable(reader, stop)
-
     if stop.is_set():
-        return
-    if target.mount_blob(blob.digest, source):
+        raise Stopped("stopped")
+    if origin is not None and target.mount_blob(blob.digest, origin):
         progress.finish(str(blob.digest), "mounted")
         return
-    content: Source = open_at
-    target.push_blob(blob, content, progress)
+    target.push_blob(blob, stoppable(content, stop), progress)

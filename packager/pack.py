@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +21,8 @@ from artifact.errors import InvalidInput, Malformed, StowageError
 from artifact.modelconfig import ModelConfig
 from artifact.progress import Progress
 from artifact.repository import Repository
-from artifact.source import Source, bytes_source
+from artifact.source import bytes_source
+from artifact.transfer import push_blobs
 from artifact.weights import gguf
 from artifact.weights.precision import Facts, disagreement, facts_of
 from artifact.weights.tensor import WeightFile
@@ -31,7 +30,7 @@ from packager.checkpoint import CHAT_TEMPLATE, Checkpoint, PackFile, in_order
 from packager.description import slug
 from packager.files import Kind
 from packager.findings import Finding, FindingsRefused, enforce
-from packager.hashing import digests_of, stoppable
+from packager.hashing import digests_of
 from packager.layouts import Sealed, docker, modelpack
 
 EPOCH = "1970-01-01T00:00:00Z"
@@ -182,25 +181,11 @@ def _converted(checkpoint: Checkpoint, precision: str, folder: Path, progress: P
 
 
 def _push_blobs(repository: Repository, sealed: Sealed, progress: Progress) -> None:
-    """Store config and layers, a few at a time, each content once. The first failure, or Ctrl-C, stops them all."""
-    blobs: dict[Digest, tuple[Descriptor, Source]] = {
-        layer.digest: (layer, file.source) for layer, file in sealed.layers
-    }
-    blobs[sealed.manifest.config.digest] = (sealed.manifest.config, bytes_source(sealed.config))
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="push")
-    try:
-        running = [
-            pool.submit(repository.push_blob, descriptor, stoppable(source, stop), progress)
-            for descriptor, source in sorted(blobs.values(), key=lambda item: item[0].size)
-        ]
-        wait(running, return_when=FIRST_EXCEPTION)
-        failures = [error for future in running if future.done() and (error := future.exception()) is not None]
-        if failures:
-            raise failures[0]
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+    """Store config and layers, each content once."""
+    contents = {layer: file.source for layer, file in reversed(sealed.layers)}
+    contents[sealed.manifest.config] = bytes_source(sealed.config)
+    unique = {blob.digest: (blob, content) for blob, content in contents.items()}
+    push_blobs(repository, dict(unique.values()), progress)
 
 
 def _check_tag(tag: str | None, facts: Facts) -> None:
