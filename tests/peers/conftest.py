@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import time
@@ -40,36 +41,43 @@ class Packed:
     key: PrivateKey
 
 
-@pytest.fixture(params=["filesystem", pytest.param("s3", marks=pytest.mark.s3)])
-def registry(request: pytest.FixtureRequest, registry_server: StartRegistry, tmp_path: Path) -> RunningRegistry:
-    """Our registry over each object store."""
+@pytest.fixture(scope="session", params=["filesystem", pytest.param("s3", marks=pytest.mark.s3)])
+def registry(
+    request: pytest.FixtureRequest, session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> RunningRegistry:
+    """Our registry over each object store, shared: tests that write take a repository of their own."""
     if request.param == "filesystem":
-        return registry_server(tmp_path / "storage")
+        return session_registries(tmp_path_factory.mktemp("storage"))
     s3 = request.getfixturevalue("s3")
-    return registry_server(s3.storage(), env=s3.env)
+    return session_registries(s3.storage(), env=s3.env)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "checkpoint", shards=2)
-
-
-@pytest.fixture(params=["safetensors", "gguf"])
-def packed(request: pytest.FixtureRequest, registry: RunningRegistry, tiny: Path) -> Packed:
-    """A model packed straight into our registry and signed there."""
-    repository = RemoteRepository(registry.host, "team/model")
+@pytest.fixture(scope="session", params=["safetensors", "gguf"])
+def packed(
+    request: pytest.FixtureRequest, registry: RunningRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> Packed:
+    """A model packed straight into our registry and signed there; not to be changed."""
+    name = f"team/{request.param}"
+    checkpoint = write_tiny_llama(tmp_path_factory.mktemp("tiny") / "checkpoint", shards=2)
+    repository = RemoteRepository(registry.host, name)
     options = Options(request.param, "F16" if request.param == "gguf" else None)
-    descriptor, tag = pack(open_source(str(tiny)), repository, None, options, Quiet())
+    descriptor, tag = pack(open_source(str(checkpoint)), repository, None, options, Quiet())
     key = PrivateKey.new()
     sign(repository, descriptor, key)
     raw = repository.manifest(descriptor.digest)[1]
     value = json.loads(raw)
     blobs = {
-        item["digest"]: httpx.get(f"{registry.url}/v2/team/model/blobs/{item['digest']}", follow_redirects=True).content
+        item["digest"]: httpx.get(f"{registry.url}/v2/{name}/blobs/{item['digest']}", follow_redirects=True).content
         for item in [value["config"], *value["layers"]]
     }
     files = {layer["annotations"]["org.cncf.model.filepath"]: blobs[layer["digest"]] for layer in value["layers"]}
-    return Packed(registry.host, "team/model", tag, descriptor.digest, raw, blobs, files, key)
+    return Packed(registry.host, name, tag, descriptor.digest, raw, blobs, files, key)
+
+
+@pytest.fixture
+def own() -> str:
+    """A repository name nobody else uses."""
+    return f"own/{secrets.token_hex(6)}"
 
 
 @pytest.fixture

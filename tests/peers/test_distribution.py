@@ -25,7 +25,7 @@ rules: [{{match: ["**"], require: {{any-of: [team]}}}}]
 
 
 def test_a_signed_model_goes_there_and_back_and_still_verifies(
-    packed: Any, docker_registry: str, tmp_path: Path
+    packed: Any, own: str, docker_registry: str, tmp_path: Path
 ) -> None:
     (tmp_path / "team.pub").write_bytes(packed.key.public.pem)
     (tmp_path / "policy.yaml").write_text(POLICY.format(key=tmp_path / "team.pub"))
@@ -37,11 +37,11 @@ def test_a_signed_model_goes_there_and_back_and_still_verifies(
     assert decision.allowed, decision.reason
     layout = LayoutRepository(tmp_path / "back")
     copy_artifact(theirs, layout, packed.digest, tag=packed.tag, progress=Quiet(), referrers=True)
-    back = RemoteRepository(packed.host, "came/back")
+    back = RemoteRepository(packed.host, own)
     copy_artifact(layout, back, packed.digest, tag=packed.tag, progress=Quiet(), referrers=True)
     assert back.manifest(packed.tag)[1] == packed.manifest
     assert len(back.referrers(packed.digest)) == len(ours.referrers(packed.digest)) == 1
-    assert verify(back, Reference.parse(f"{packed.host}/came/back:{packed.tag}"), descriptor, policy).allowed
+    assert verify(back, Reference.parse(f"{packed.host}/{own}:{packed.tag}"), descriptor, policy).allowed
 
 
 def test_what_is_there_already_is_not_sent_again(packed: Any, docker_registry: str) -> None:

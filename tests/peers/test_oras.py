@@ -32,13 +32,13 @@ def test_oras_pulls_every_file_under_its_name(packed: Any, oras: Any, tmp_path: 
     assert pulled == packed.files
 
 
-def test_oras_pushes_files_and_we_pull_them(packed: Any, oras: Any, tmp_path: Path) -> None:
+def test_oras_pushes_files_and_we_pull_them(packed: Any, own: str, oras: Any, tmp_path: Path) -> None:
     names = []
     for name, content in packed.files.items():
         (tmp_path / name).write_bytes(content)
         names.append(f"{name}:application/vnd.cncf.model.weight.v1.raw")
-    oras.push(target=f"{packed.host}/by/oras:t", files=names, disable_path_validation=True)
-    repository = RemoteRepository(packed.host, "by/oras")
+    oras.push(target=f"{packed.host}/{own}:t", files=names, disable_path_validation=True)
+    repository = RemoteRepository(packed.host, own)
     layout = LayoutRepository(tmp_path / "layout")
     descriptor = copy_artifact(repository, layout, repository.resolve("t").digest, tag="t", progress=Quiet())
     layers = Manifest.parse(layout.manifest(descriptor.digest)[1]).layers
@@ -49,11 +49,11 @@ def test_oras_pushes_files_and_we_pull_them(packed: Any, oras: Any, tmp_path: Pa
     assert contents == packed.files
 
 
-def test_what_we_copied_oras_still_pulls(packed: Any, oras: Any, tmp_path: Path) -> None:
+def test_what_we_copied_oras_still_pulls(packed: Any, own: str, oras: Any, tmp_path: Path) -> None:
     """Registry -> our layout -> registry, then oras."""
-    source, target = RemoteRepository(packed.host, packed.name), RemoteRepository(packed.host, "again")
+    source, target = RemoteRepository(packed.host, packed.name), RemoteRepository(packed.host, own)
     layout = LayoutRepository(tmp_path / "layout")
     copy_artifact(source, layout, packed.digest, tag=packed.tag, progress=Quiet())
     copy_artifact(layout, target, packed.digest, tag=packed.tag, progress=Quiet())
-    oras.pull(target=f"{packed.host}/again:{packed.tag}", outdir=str(tmp_path / "out"))
+    oras.pull(target=f"{packed.host}/{own}:{packed.tag}", outdir=str(tmp_path / "out"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == packed.files

@@ -34,13 +34,15 @@ def test_skopeo_pulls_into_a_layout_that_we_read(packed: Any, skopeo: Callable[.
         assert layout.blob_path(blob.digest).read_bytes() == packed.blobs[str(blob.digest)]
 
 
-def test_skopeo_pushes_our_layout_and_we_read_it_back(packed: Any, skopeo: Callable[..., str], tmp_path: Path) -> None:
+def test_skopeo_pushes_our_layout_and_we_read_it_back(
+    packed: Any, own: str, skopeo: Callable[..., str], tmp_path: Path
+) -> None:
     layout = LayoutRepository(tmp_path / "layout")
     source = RemoteRepository(packed.host, packed.name)
     copy_artifact(source, layout, packed.digest, tag=packed.tag, progress=Quiet())
-    target = f"docker://{packed.host}/by/skopeo:{packed.tag}"
+    target = f"docker://{packed.host}/{own}:{packed.tag}"
     skopeo("copy", "--dest-tls-verify=false", f"oci:{tmp_path}/layout:{packed.tag}", target)
-    repository = RemoteRepository(packed.host, "by/skopeo")
+    repository = RemoteRepository(packed.host, own)
     assert repository.manifest(packed.tag)[1] == packed.manifest
     for blob in Manifest.parse(packed.manifest).blobs:
         with repository.open_blob(blob) as reader:
@@ -51,13 +53,15 @@ def test_skopeo_pushes_our_layout_and_we_read_it_back(packed: Any, skopeo: Calla
         assert bytes(buffer[:filled]) == packed.blobs[str(blob.digest)]
 
 
-def test_skopeo_lists_and_deletes(packed: Any, skopeo: Callable[..., str]) -> None:
-    listed = skopeo("list-tags", "--tls-verify=false", f"docker://{packed.host}/{packed.name}")
+def test_skopeo_lists_and_deletes(packed: Any, own: str, skopeo: Callable[..., str]) -> None:
+    source, target = RemoteRepository(packed.host, packed.name), RemoteRepository(packed.host, own)
+    copy_artifact(source, target, packed.digest, tag=packed.tag, progress=Quiet())
+    listed = skopeo("list-tags", "--tls-verify=false", f"docker://{packed.host}/{own}")
     assert packed.tag in listed
-    raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{packed.host}/{packed.name}:{packed.tag}")
+    raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{packed.host}/{own}:{packed.tag}")
     assert raw.encode() == packed.manifest
-    skopeo("delete", "--tls-verify=false", f"docker://{packed.host}/{packed.name}:{packed.tag}")
-    assert packed.tag not in RemoteRepository(packed.host, packed.name).tags()
+    skopeo("delete", "--tls-verify=false", f"docker://{packed.host}/{own}:{packed.tag}")
+    assert packed.tag not in target.tags()
 
 
 def test_skopeo_carries_a_model_to_another_registry_and_back(
