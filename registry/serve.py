@@ -57,7 +57,7 @@ def serve(settings: Settings) -> NoReturn:
             "push and delete; listen on 127.0.0.1, or state --insecure-anonymous"
         )
     store = open_store(settings.storage)
-    if not conditional_writes_are_atomic(store, rounds=2):
+    if not conditional_writes_are_atomic(store):
         raise StowageError(
             f"storage {store.place} does not keep conditional writes apart (If-None-Match, If-Match): concurrent "
             "pushes could lose data; use a store that does"
@@ -77,6 +77,7 @@ def serve(settings: Settings) -> NoReturn:
         access_log=False,
         log_level="warning",
         server_header=False,
+        timeout_keep_alive=75,  # longer than clients keep idle connections, so that none is reused as it closes
         timeout_graceful_shutdown=_DRAIN,
     )
     # The server gives the signal back once it has drained; that is then the end of a good run.

@@ -24,6 +24,9 @@ from registry.store.protocol import Conflict, Missing, ObjectStore, Writer
 LIFETIME = 24 * 3600
 """How long an upload may pause, in seconds."""
 
+DISCARDED = "discarded"
+"""What `Session.closing` says of an upload whose bytes are being removed."""
+
 _CHECKPOINT = 64 * 1024 * 1024  # bytes of one request after which the session is saved in between
 
 
@@ -118,17 +121,26 @@ class Uploads:
         """Give an upload up and remove its bytes. Raises `Missing`, or `Conflict` while a request adds to it or once
         it is being closed: the bytes may belong to a blob by then."""
         session = self.find(name, id_)
-        if session.closing:
+        if session.closing not in (None, DISCARDED):
             raise Conflict("the upload is being closed")
         try:
             writer = self._writer(session, None)
         except Missing:
             self.forget(session)
             return
-        self.discard(session, writer)
+        try:
+            self.discard(session, writer)
+        finally:
+            writer.close()
 
     def discard(self, session: Session, writer: Writer) -> None:
-        """Remove an upload with its bytes. They go first, so that nothing is left that no session speaks of."""
+        """Remove an upload with its bytes. Raises `Conflict` if another request has moved it on.
+
+        The session is marked first: were it closed by another request meanwhile, the bytes would belong to a blob. It
+        goes last, so that nothing is left that no session speaks of.
+        """
+        session.closing = DISCARDED
+        self.save(session)
         writer.abort()
         self.forget(session)
 
@@ -159,6 +171,7 @@ class Ingest:
         self._hasher = hasher
         self._saved = saved
         self._since_checkpoint = 0
+        self._committing = False
 
     def hash(self, chunks: Sequence[bytes]) -> None:
         """Hash further bytes."""
@@ -198,23 +211,30 @@ class Ingest:
         `DigestMismatch`."""
         known = self._hasher is not None and self.session.algorithm == digest.algorithm
         if known and self._hasher is not None and self._hasher.hexdigest() != digest.hex:
-            self._uploads.discard(self.session, self._writer)
+            self._discard()
             raise DigestMismatch(f"the bytes received are not {digest}")
         self.session.writer = self._writer.seal()
         if not known:
             self._writer.complete()
             if not self._uploads.digest_of_data(self.session, digest):
-                self._uploads.discard(self.session, self._writer)
+                self._discard()
                 raise DigestMismatch(f"the bytes received are not {digest}")
         if self._saved:
             # From here on no request may write to the data again: a record may point at it.
             self.session.closing = str(digest)
             self._save()
+        self._committing = True
         self._uploads.finish(self.session, digest, self._writer)
 
+    def _discard(self) -> None:
+        if self._saved:
+            self._uploads.discard(self.session, self._writer)
+        else:
+            self._writer.abort()
+
     def abandon(self) -> None:
-        """Remove the bytes of an upload that has no session."""
-        if not self._saved:
+        """Remove the bytes of an upload that has no session, unless a record may point at them already."""
+        if not self._saved and not self._committing:
             self._writer.abort()
 
     def close(self) -> None:

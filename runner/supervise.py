@@ -70,10 +70,10 @@ class EngineProcess:
 
     def client(self, timeout: httpx.Timeout | None = None) -> httpx.AsyncClient:
         """A client whose every request goes to this engine's socket."""
-        transport = httpx.AsyncHTTPTransport(
-            uds=f"/proc/self/fd/{self._folder}/{SOCKET}",
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
-        )
+        # No connection is used twice: llama-server closes idle ones whenever it likes, and a request that is sent on
+        # one at that moment is lost. On a unix socket a new one costs next to nothing.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        transport = httpx.AsyncHTTPTransport(uds=f"/proc/self/fd/{self._folder}/{SOCKET}", limits=limits)
         return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout, trust_env=False)
 
     async def wait_ready(self, seconds: float) -> None:

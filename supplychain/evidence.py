@@ -37,6 +37,9 @@ MAX_MANIFEST = 256 * 1024
 MAX_TOTAL = 32 * 1024 * 1024
 """Most bytes read for the evidence of one artifact, together."""
 
+REFERRERS = "referrers"
+"""`Item.source` of what is said about the listing of referrers as a whole."""
+
 _UNREADABLE = (NotFound, Malformed, DigestMismatch, InvalidInput)
 
 
@@ -97,7 +100,7 @@ def collect(repository: Repository, subject: Digest) -> Evidence:
     """Everything `repository` holds in favour of `subject`. Raises `Unreachable`, `Unauthorized`, `ServerError`."""
     reader = _Reader(repository, subject)
     # Each place has a cap of its own, so that a flood of one does not crowd out the other.
-    return Evidence(subject, (*_bounded(reader.legacy(), "signature tag"), *_bounded(reader.referrers(), "referrers")))
+    return Evidence(subject, (*_bounded(reader.legacy(), "signature tag"), *_bounded(reader.referrers(), REFERRERS)))
 
 
 _Read = Callable[[], "Item | None"]
@@ -151,7 +154,7 @@ class _Reader:
             except NotFound:
                 continue
             except (*_UNREADABLE, _TooLarge) as error:
-                yield partial(_faulty, Form.LISTING, "referrers", error)
+                yield partial(_faulty, Form.LISTING, REFERRERS, error)
         for entry in _relevant(listing):
             yield partial(self._referrer, f"referrer {entry.digest}", entry)
 

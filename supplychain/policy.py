@@ -36,30 +36,6 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True)
-class Authority:
-    """Someone whose signature counts."""
-
-    name: str
-    key: PublicKey
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """Signatures of at least `count` different `authorities`; 0 requires nothing."""
-
-    count: int
-    authorities: tuple[Authority, ...] = ()
-
-    def __str__(self) -> str:
-        names = ", ".join(authority.name for authority in self.authorities)
-        if self.count == 0:
-            return "nothing"
-        if self.count == len(self.authorities):
-            return f"a signature by {names}" if self.count == 1 else f"signatures by all of {names}"
-        return f"{self.count} of the signers {names}" if self.count > 1 else f"a signature by any of {names}"
-
-
-@dataclass(frozen=True)
 class Rule:
     """What is required of the references that match."""
 
@@ -160,7 +136,7 @@ class _Parser:
         authorities: dict[str, Authority] = {}
         by_key: dict[PublicKey, str] = {}
         for name, entry in value.mapping().items():
-            key = self._key(_required(entry, "key", "key"))
+            key = self._key(required(entry, "key", "key"))
             if key in by_key:  # one key must not count as two signers
                 entry.fail(f"authorities {by_key[key]!r} and {name!r} have the same key")
             by_key[key] = name
@@ -201,46 +177,17 @@ class _Parser:
 def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority], mode: Mode) -> Rule:
     fields = value.mapping("name", "match", "except", "require", "mode")
     for key in ("match", "require"):
-        _required_in(value, fields, key)
+        required_in(value, fields, key)
     match = tuple(_glob(item) for item in fields["match"].sequence())
     if not match:
         fields["match"].fail("'match' is empty: name at least one reference pattern")
     return Rule(
         name=fields["name"].text() if "name" in fields else default_name,
         match=match,
-        requirement=_requirement(fields["require"], authorities),
+        requirement=read_requirement(fields["require"], authorities),
         mode=_mode(fields, mode),
         exceptions=tuple(_glob(item) for item in fields["except"].sequence()) if "except" in fields else (),
     )
-
-
-def _requirement(value: Value, authorities: Mapping[str, Authority]) -> Requirement:
-    if value.scalar is not None:
-        value.choice("nothing")
-        return Requirement(0)
-    fields = value.mapping("any-of", "all-of", "at-least")
-    if len(fields) != 1:
-        value.fail("'require' is one of any-of, all-of and at-least, or the word nothing")
-    (kind, listed), count = next(iter(fields.items())), 1
-    if kind == "at-least":
-        inner = listed.mapping("count", "of")
-        count = _required_in(listed, inner, "count").integer()
-        listed = _required_in(listed, inner, "of")
-    chosen = tuple(_authority(item, authorities) for item in listed.sequence())
-    if len({authority.name for authority in chosen}) != len(chosen):
-        listed.fail("an authority is named twice")
-    if kind == "all-of":
-        count = len(chosen)
-    if not 1 <= count <= len(chosen):
-        listed.fail(f"{count} of {len(chosen)} authorities cannot be required")
-    return Requirement(count, chosen)
-
-
-def _authority(value: Value, authorities: Mapping[str, Authority]) -> Authority:
-    name = value.text()
-    if name not in authorities:
-        value.fail(f"there is no authority {name!r} (known: {', '.join(authorities) or 'none'})")
-    return authorities[name]
 
 
 def _glob(value: Value) -> Glob:
@@ -262,20 +209,10 @@ def _why(fields: Mapping[str, Value]) -> str:
 
 def _revoked_digest(value: Value) -> tuple[Digest, str]:
     fields = {"digest": value} if value.scalar is not None else value.mapping("digest", "reason")
-    text = _required_in(value, fields, "digest")
+    text = required_in(value, fields, "digest")
     try:
         return Digest.parse(text.text()), _why(fields)
     except InvalidInput as error:
         if text.scalar is None:
             raise
         text.fail(str(error))
-
-
-def _required(value: Value, key: str, *known: str) -> Value:
-    return _required_in(value, value.mapping(*known), key)
-
-
-def _required_in(value: Value, fields: Mapping[str, Value], key: str) -> Value:
-    if key not in fields:
-        value.fail(f"{key!r} is missing")
-    return fields[key]

@@ -28,6 +28,10 @@ class Reason(StrEnum):
     OVERSIZED = "oversized-signature"
     TOO_MANY = "too-many-signatures"
     UNSUPPORTED = "unsupported-signature"
+    VALID_ATTESTATION = "valid-attestation"
+    MISSING_ATTESTATION = "missing-attestation"
+    UNTRUSTED_ATTESTATION = "untrusted-attestation"
+    ATTESTATION_CONDITION = "attestation-condition"
 
 
 class PolicyRefused(Refused):

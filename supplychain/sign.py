@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import base64
-import os
-from datetime import UTC, datetime
 from typing import Any
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import InvalidInput, Malformed, NotFound
-from artifact.manifest import EMPTY_CONFIG, Manifest, canonical_json
-from artifact.progress import Quiet
+from artifact.errors import Malformed, NotFound
+from artifact.manifest import Manifest, canonical_json
 from artifact.repository import Repository
-from artifact.source import bytes_source
 from supplychain import simplesigning
-from supplychain.bundle import Bundle
-from supplychain.dsse import Envelope, pae
 from supplychain.evidence import MAX_ITEMS, Evidence, Form, Item, collect, signature_tag
 from supplychain.keys import PrivateKey, PublicKey
+from supplychain.referrer import attach_statement, push_bytes, stated_time
 from supplychain.refusal import Reason
 from supplychain.signature import judge
 from supplychain.simplesigning import SimpleSigning
 from supplychain.statement import COSIGN_SIGN, Statement
 
-CONTENT = "dev.sigstore.bundle.content"
-PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _LAYOUT = "oci:"
 
@@ -42,7 +35,7 @@ def sign(
     subject is not in the repository.
     """
     repository.resolve(subject.digest)
-    stated = created if created is not None else _created()
+    stated = created if created is not None else stated_time()
     evidence = collect(repository, subject.digest)
     written = [_bundle(repository, subject, key, stated, evidence)]
     if subject.digest.algorithm == "sha256":
@@ -57,20 +50,7 @@ def _bundle(
     if existing is not None and existing.manifest is not None:
         return repository.resolve(existing.manifest)
     payload = Statement.about(subject.digest, COSIGN_SIGN).to_bytes()
-    signature = key.sign(pae(mediatypes.IN_TOTO, payload))
-    raw = Bundle(Envelope(payload, mediatypes.IN_TOTO, (signature,)), hint=key.public.hint).to_bytes()
-    manifest = Manifest(
-        config=_push(repository, EMPTY_CONFIG, mediatypes.EMPTY),
-        layers=(_push(repository, raw, mediatypes.SIGSTORE_BUNDLE),),
-        artifact_type=mediatypes.SIGSTORE_BUNDLE,
-        subject=Descriptor(subject.media_type, subject.digest, subject.size),
-        annotations={
-            CONTENT: "dsse-envelope",
-            PREDICATE_TYPE: COSIGN_SIGN,
-            mediatypes.CREATED: created,
-        },
-    )
-    return repository.push_manifest(manifest.to_bytes(), manifest.media_type)
+    return attach_statement(repository, subject, payload, COSIGN_SIGN, key, created)
 
 
 def _legacy(repository: Repository, subject: Digest, key: PrivateKey, evidence: Evidence) -> Descriptor:
@@ -81,11 +61,11 @@ def _legacy(repository: Repository, subject: Digest, key: PrivateKey, evidence: 
     # A layout's path is this machine's own affair, and means nothing to whoever reads the signature.
     place = "" if repository.place.startswith(_LAYOUT) else repository.place
     payload = SimpleSigning(subject, place).to_bytes()
-    blob = _push(repository, payload, mediatypes.SIMPLE_SIGNING)
+    blob = push_bytes(repository, payload, mediatypes.SIMPLE_SIGNING)
     signature = base64.b64encode(key.sign(payload)).decode()
     layers.append(Descriptor(blob.media_type, blob.digest, blob.size, {simplesigning.SIGNATURE: signature}))
     manifest = Manifest(
-        config=_push(repository, canonical_json(_image_config(layers)), mediatypes.IMAGE_CONFIG),
+        config=push_bytes(repository, canonical_json(_image_config(layers)), mediatypes.IMAGE_CONFIG),
         layers=tuple(layers),
         annotations=annotations,
     )
@@ -124,17 +104,3 @@ def _image_config(layers: list[Descriptor]) -> dict[str, Any]:
         "rootfs": {"type": "layers", "diff_ids": [str(layer.digest) for layer in layers]},
         "config": {},
     }
-
-
-def _push(repository: Repository, content: bytes, media_type: str) -> Descriptor:
-    descriptor = Descriptor.of(content, media_type)
-    repository.push_blob(descriptor, bytes_source(content), Quiet())
-    return descriptor
-
-
-def _created() -> str:
-    stated = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    try:
-        return datetime.fromtimestamp(int(stated), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        raise InvalidInput(f"SOURCE_DATE_EPOCH is not a time in seconds: {stated[:40]!r}") from None

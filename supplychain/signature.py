@@ -43,6 +43,25 @@ def judge(item: Item, subject: Digest, keys: Sequence[PublicKey]) -> Finding:
 
 
 def _bundle(item: Item, bundle: Bundle, subject: Digest, keys: Sequence[PublicKey]) -> Finding:
+    opened = open_bundle(item, bundle, keys)
+    if isinstance(opened, Finding):
+        return opened
+    statement, signer = opened
+    if statement.predicate_type != COSIGN_SIGN:
+        kind = statement.predicate_type[:120]
+        detail = f"an attestation of type {kind!r} is no signature"
+        return Finding(item.form, item.source, Reason.WRONG_PREDICATE, detail, signer)
+    if not statement.names(subject):
+        return Finding(item.form, item.source, Reason.WRONG_SUBJECT, "it is a signature of another artifact", signer)
+    return Finding(item.form, item.source, Reason.VALID, "bundle", signer)
+
+
+def open_bundle(item: Item, bundle: Bundle, keys: Sequence[PublicKey]) -> tuple[Statement, PublicKey] | Finding:
+    """The statement in a bundle and the one of `keys` that signed it; a `Finding` that says why not.
+
+    What the statement says, of which type and about what, is for the caller to check.
+    """
+
     def found(code: Reason, detail: str, signer: PublicKey | None = None) -> Finding:
         return Finding(item.form, item.source, code, detail, signer)
 
@@ -59,15 +78,9 @@ def _bundle(item: Item, bundle: Bundle, subject: Digest, keys: Sequence[PublicKe
             return found(Reason.INVALID_SIGNATURE, f"names key {bundle.hint}, which did not make it")
         return _unknown(item, envelope.payload, f"made by no key of the policy (names key {bundle.hint!r})")
     try:
-        statement = Statement.parse(envelope.payload)
+        return Statement.parse(envelope.payload), signer
     except Malformed as error:
         return found(Reason.MALFORMED, str(error), signer)
-    if statement.predicate_type != COSIGN_SIGN:
-        kind = statement.predicate_type[:120]
-        return found(Reason.WRONG_PREDICATE, f"an attestation of type {kind!r} is no signature", signer)
-    if not statement.names(subject):
-        return found(Reason.WRONG_SUBJECT, "it is a signature of another artifact", signer)
-    return found(Reason.VALID, "bundle", signer)
 
 
 def _legacy(item: Item, legacy: Legacy, subject: Digest, keys: Sequence[PublicKey]) -> Finding:

@@ -47,8 +47,9 @@ def convert(folder: Path, precision: str, target: Path, progress: Progress) -> C
     checkpoint = open_checkpoint(folder)
     family = family_of(checkpoint.config, FAMILIES)
     dimensions = family.dimensions(checkpoint.config)
+    placements = place(family, checkpoint, dimensions)  # first: from here on the dimensions are those of real tensors
     tensors = [given(name, values) for name, values in family.computed(checkpoint.config, dimensions).items()]
-    tensors += [plan(placement, precision) for placement in place(family, checkpoint, dimensions)]
+    tensors += [plan(placement, precision) for placement in placements]
     metadata = _metadata(checkpoint, family, dimensions, precision, tensors)
     header = metadata.header(tensor.entry for tensor in tensors)
     try:

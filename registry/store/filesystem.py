@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from registry.store.protocol import Conflict, Entry, Missing, Object, Stream, Wr
 _LOCKS = 64
 _LOCK_WAIT = 5.0  # seconds a continued upload waits for the request before it to let go
 _IOV_MAX = 1024
+_WRITE_BACK = 1024 * 1024  # bytes of one write that are sent on their way to the disk at once
 
 
 class FilesystemStore:
@@ -203,14 +205,14 @@ class _FileWriter:
         self._path = path
         self._offset = offset
         self._positioned = False
-        self._descriptor = -1
+        # A request that is given up may close the file while a thread still writes: never into a reused descriptor.
+        self._guard = threading.RLock()
         _make_folders(path.parent)
+        create = os.O_CREAT if offset == 0 else 0
         try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            self._created = True
-        except FileExistsError:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            self._created = False
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | create, 0o640)
+        except FileNotFoundError:
+            raise Missing(f"upload {path.name}: bytes that were received are gone") from None
         try:
             _flock(self._descriptor, path.name)
             if os.fstat(self._descriptor).st_size < offset:
@@ -220,7 +222,12 @@ class _FileWriter:
             raise
 
     def write(self, chunks: Sequence[bytes]) -> None:
+        with self._guard:
+            self._write(chunks)
+
+    def _write(self, chunks: Sequence[bytes]) -> None:
         self._position()
+        begin = self._offset
         for first in range(0, len(chunks), _IOV_MAX):
             views = [memoryview(chunk) for chunk in chunks[first : first + _IOV_MAX]]
             while views:
@@ -230,6 +237,9 @@ class _FileWriter:
                     written -= len(views.pop(0))
                 if views and written:
                     views[0] = views[0][written:]
+        if self._offset - begin >= _WRITE_BACK:
+            # Linux begins to write back what it is told is not needed, so that the sync at the end finds little to do.
+            os.posix_fadvise(self._descriptor, begin, self._offset - begin, os.POSIX_FADV_DONTNEED)
 
     def _position(self) -> None:
         if not self._positioned:
@@ -237,31 +247,35 @@ class _FileWriter:
             self._positioned = True
 
     def checkpoint(self) -> dict[str, Any]:
-        self._position()
-        os.fdatasync(self._descriptor)
+        with self._guard:
+            self._position()
+            os.fdatasync(self._descriptor)
         return {}
 
     def seal(self) -> dict[str, Any]:
-        self._position()
-        os.fsync(self._descriptor)
+        with self._guard:
+            self._position()
+            os.fsync(self._descriptor)
         _sync_folder(self._path.parent)
         return {}
 
     def complete(self) -> None:
-        if os.fstat(self._descriptor).st_size != self._offset:
+        mine = os.fstat(self._descriptor)
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            named = None
+        if named is None or not os.path.samestat(mine, named) or mine.st_size != self._offset:
             raise Missing(f"upload {self._path.name}: bytes that were received are gone")
 
     def close(self) -> None:
-        if self._descriptor < 0:
-            return
-        if self._created and not self._positioned:
-            self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        with self._guard:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     def abort(self) -> None:
         self._path.unlink(missing_ok=True)
-        self._positioned = True
         self.close()
 
 

@@ -254,13 +254,21 @@ class _S3Writer:
 
     def seal(self) -> dict[str, Any]:
         if self._upload is None:
-            self._store.put(self._key, bytes(self._buffer))
+            self._put_whole(bytes(self._buffer))
         elif self._buffer:
             self._send_part()
         self._land()
         self._tail, self._sealed = None, True
         self._buffer = bytearray()
         return self._state()
+
+    def _put_whole(self, data: bytes) -> None:
+        """Never over other bytes: a request that came first may have made them a blob."""
+        try:
+            self._store.put(self._key, data, if_none_match=True)
+        except Conflict:
+            if self._store.get(self._key).data != data:
+                raise
 
     def complete(self) -> None:
         try:

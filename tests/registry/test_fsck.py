@@ -8,24 +8,26 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from registry import keys
 from registry.fsck import Checker
+from registry.http.app import create_app
+from registry.http.blobs import Redirects
 from registry.store.protocol import ObjectStore
 from tests.registry.conftest import Backend
 from tests.registry.pushing import begin, manifest_of, push_blob, put_manifest, sha256
-from tests.registry.servers import ROOT, RunningRegistry, StartRegistry
+from tests.registry.servers import ROOT
 
 LAYER = b"layer bytes " * 1000
 
 
 @pytest.fixture
-def filled(backend: Backend, registry_server: StartRegistry) -> Iterator[tuple[RunningRegistry, ObjectStore]]:
+def filled(backend: Backend) -> Iterator[tuple[TestClient, ObjectStore]]:
     """An image with a referrer, an upload in progress, and nothing wrong."""
-    server = registry_server(backend.storage, env=backend.env)
-    with httpx.Client(base_url=server.url) as client:
+    store = backend.open()
+    with TestClient(create_app(store, Redirects(enabled=False))) as client:
         for data in (b"{}", LAYER):
             push_blob(client, "fs/ck", data)
         raw = manifest_of([LAYER])
@@ -33,7 +35,7 @@ def filled(backend: Backend, registry_server: StartRegistry) -> Iterator[tuple[R
         subject = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": sha256(raw), "size": len(raw)}
         assert put_manifest(client, "fs/ck", manifest_of([], subject=subject)).status_code == 201
         assert client.patch(begin(client, "fs/ck"), content=b"half of").status_code == 202
-    yield server, backend.open()
+        yield client, store
 
 
 def kinds(store: ObjectStore) -> dict[str, str]:
@@ -46,55 +48,54 @@ def layer_data(store: ObjectStore) -> str:
     return key
 
 
-def test_nothing_wrong(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_nothing_wrong(filled: tuple[TestClient, ObjectStore]) -> None:
     assert kinds(filled[1]) == {}
 
 
-def test_one_flipped_byte(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_one_flipped_byte(filled: tuple[TestClient, ObjectStore]) -> None:
     """The registry serves what is stored, for the client to catch; fsck names the object."""
-    server, store = filled
+    client, store = filled
     damaged = bytearray(LAYER)
     damaged[500] ^= 1
     store.put(layer_data(store), bytes(damaged))
-    assert httpx.get(f"{server.url}/v2/fs/ck/blobs/{sha256(LAYER)}").content == damaged
+    assert client.get(f"/v2/fs/ck/blobs/{sha256(LAYER)}").content == damaged
     assert kinds(store) == {layer_data(store): "wrong-bytes"}
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b""])
-def test_cut_or_lengthened(filled: tuple[RunningRegistry, ObjectStore], change: Callable[[bytes], bytes]) -> None:
+def test_cut_or_lengthened(filled: tuple[TestClient, ObjectStore], change: Callable[[bytes], bytes]) -> None:
     store = filled[1]
     store.put(layer_data(store), change(LAYER))
     assert kinds(store) == {layer_data(store): "wrong-bytes"}
 
 
-def test_bytes_gone_and_brought_back(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_bytes_gone_and_brought_back(filled: tuple[TestClient, ObjectStore]) -> None:
     """Pushing a blob whose bytes are gone puts it right."""
-    server, store = filled
+    client, store = filled
     store.delete(layer_data(store))
     record = f"blobs/sha256/{sha256(LAYER)[7:9]}/{sha256(LAYER)[7:]}"
     assert kinds(store) == {record: "missing-blob"}
-    assert httpx.get(f"{server.url}/v2/fs/ck/blobs/{sha256(LAYER)}").status_code == 404
-    with httpx.Client(base_url=server.url) as client:
-        push_blob(client, "fs/ck", LAYER)
-        assert client.get(f"/v2/fs/ck/blobs/{sha256(LAYER)}").content == LAYER
+    assert client.get(f"/v2/fs/ck/blobs/{sha256(LAYER)}").status_code == 404
+    push_blob(client, "fs/ck", LAYER)
+    assert client.get(f"/v2/fs/ck/blobs/{sha256(LAYER)}").content == LAYER
     assert kinds(store) == {}
 
 
-def test_record_gone(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_record_gone(filled: tuple[TestClient, ObjectStore]) -> None:
     store = filled[1]
     data, digest = layer_data(store), sha256(LAYER)[7:]
     store.delete(f"blobs/sha256/{digest[:2]}/{digest}")
     assert kinds(store) == {data: "orphan-data", f"repos/fs/ck/_blobs/sha256/{digest}": "dangling-link"}
 
 
-def test_link_gone(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_link_gone(filled: tuple[TestClient, ObjectStore]) -> None:
     store = filled[1]
     store.delete(f"repos/fs/ck/_blobs/sha256/{sha256(LAYER)[7:]}")
     manifest = sha256(manifest_of([LAYER]))[7:]
     assert kinds(store) == {f"repos/fs/ck/_manifests/sha256/{manifest}": "missing-blob"}
 
 
-def test_manifest_gone_or_changed(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_manifest_gone_or_changed(filled: tuple[TestClient, ObjectStore]) -> None:
     store = filled[1]
     key = f"repos/fs/ck/_manifests/sha256/{sha256(manifest_of([LAYER]))[7:]}"
     before = store.get(key).data
@@ -104,7 +105,7 @@ def test_manifest_gone_or_changed(filled: tuple[RunningRegistry, ObjectStore]) -
     assert kinds(store) == {"repos/fs/ck/_tags/v1": "dangling-link"}
 
 
-def test_orphans(filled: tuple[RunningRegistry, ObjectStore]) -> None:
+def test_orphans(filled: tuple[TestClient, ObjectStore]) -> None:
     store = filled[1]
     store.put("data/00000000-0000-0000-0000-000000000000", b"nobody's")
     session = next(entry.key for entry in store.list("uploads/") if entry.key.endswith("/session"))
@@ -118,14 +119,14 @@ def test_orphans(filled: tuple[RunningRegistry, ObjectStore]) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["blobs/", "repos/fs/ck/_tags/", "repos/fs/ck/_referrers/"])
-def test_unreadable_objects(filled: tuple[RunningRegistry, ObjectStore], prefix: str) -> None:
+def test_unreadable_objects(filled: tuple[TestClient, ObjectStore], prefix: str) -> None:
     store = filled[1]
     key = store.list(prefix)[0].key
     store.put(key, b"\xff not what it was")
     assert kinds(store)[key] == "damaged"
 
 
-def test_command(filled: tuple[RunningRegistry, ObjectStore], backend: Backend) -> None:
+def test_command(filled: tuple[TestClient, ObjectStore], backend: Backend) -> None:
     """Exit 0 and 1, a line a finding or one JSON document; the store is as it was."""
     store = filled[1]
     command = [sys.executable, "-c", "from registry.cli import main; main()", "fsck", "--storage", backend.storage]

@@ -66,10 +66,11 @@ def test_one_value_replaced(tmp_path, name, write):
     write(folder)
     document = json.loads((folder / name).read_text())
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.sampled_from(places(document)), VALUES)
     def check(path: tuple, value: Any) -> None:
         (folder / name).write_text(json.dumps(replaced(document, path, value)))
+        target.unlink(missing_ok=True)
         try:
             convert(folder, "F16", target, Quiet())
         except StowageError as error:

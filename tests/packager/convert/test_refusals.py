@@ -17,7 +17,7 @@ from artifact.errors import InvalidInput, Malformed, NotFound, StowageError
 from artifact.progress import Quiet
 from packager.convert import Unsupported, convert
 from tests.checkpoints.shards import Weight, write_file
-from tests.checkpoints.tiny import tiny_weights, write_tiny_llama
+from tests.checkpoints.tiny import LLAMA31_ROPE, tiny_weights, write_tiny_llama
 
 Change = Callable[[Path], None]
 
@@ -104,6 +104,7 @@ CASES: dict[str, tuple[Change, type[StowageError], str]] = {
     "config with a lie": (config(num_attention_heads=-4), Malformed, "num_attention_heads.*-4"),
     "config with an impossible number": (config(num_hidden_layers=10**9), Malformed, "do not fit"),
     "heads that do not divide": (config(num_key_value_heads=3), Malformed, "do not fit"),
+    "a head of an impossible size": (config(head_dim=2**31, rope_scaling=LLAMA31_ROPE), Malformed, "shape"),
     "text for a number": (config(rms_norm_eps="small"), Malformed, "rms_norm_eps.*small"),
     "more layers than stored": (config(num_hidden_layers=3), Malformed, "lacks.*layers.2"),
     "fewer layers than stored": (config(num_hidden_layers=1), Malformed, "layers.1.*does not belong"),

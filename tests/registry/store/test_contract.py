@@ -71,7 +71,7 @@ def test_conditions(store: ObjectStore) -> None:
 
 
 def test_race_between_threads(store: ObjectStore) -> None:
-    assert conditional_writes_are_atomic(store, rounds=5)
+    assert conditional_writes_are_atomic(store, rounds=3)
     assert store.list("probe/") == []
 
 
