@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -112,6 +113,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
             yield S3(env["AWS_ENDPOINT_URL"], "models", env)
         finally:
             process.kill()
+            for number in (master, volume, filer, port):  # sockets it would have removed itself, given half a minute
+                for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-grpc-{number + 10000}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 def s3_test_client(env: dict[str, str]):
