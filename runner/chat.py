@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,7 +38,7 @@ async def converse(plan: Plan, store: Store) -> None:
     async with _connection(plan, store) as client:
         note(f"{plan.name} ({plan.found.model.digest.short}): {_HELP}")
         messages: list[dict[str, str]] = []
-        while (line := await asyncio.to_thread(_read)) is not None:
+        while (line := _read()) is not None:  # nothing else waits on the loop meanwhile
             if line in ("/exit", "/bye", "/quit"):
                 return
             if line == "/help":
@@ -119,7 +119,15 @@ async def _print(pieces: AsyncIterator[str]) -> str:
 
 
 def _read() -> str | None:
-    """One message of the user, None at the end of input."""
+    """One message of the user, None at the end of input. Ctrl-C ends the wait for it at once."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's own would only take note
+    try:
+        return _read_lines()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _read_lines() -> str | None:
     lines: list[str] = []
     while True:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import signal
 import socket
 import time
@@ -14,7 +16,7 @@ import pytest
 
 from artifact.layout import LayoutRepository
 from runner.gateway import DIGEST_HEADER
-from tests.runner.commands import call, chat_request, error_line, json_of, processes_in, wait_until
+from tests.runner.commands import BIN, call, chat_request, environment, error_line, json_of, processes_in, wait_until
 from tests.runner.crafted import file_layer, gguf_without_tensors_it_needs, push_model
 
 pytestmark = pytest.mark.engine
@@ -236,3 +238,28 @@ def test_terminating_the_runner_stops_everything(serve, store, gguf_reference):
     assert serving.process.wait(15) == 0
     assert not processes_in(store)
     assert not list((store / "run").iterdir())
+
+
+def test_a_conversation_in_the_terminal_ends_with_ctrl_c(store, gguf_reference):
+    call(store, "pull", gguf_reference)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(BIN / "runner", ["runner", "run", gguf_reference, "--", "-n", "4"], environment(store))
+    shown = b""
+
+    def sees(text: bytes) -> bool:
+        nonlocal shown
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 4096)
+        return text in shown
+
+    wait_until(lambda: sees(b"/help shows this"), 60)
+    wait_until(lambda: sees(b"\r\n> "))
+    shown = b""
+    os.write(terminal, b"hello \\\nagain\n")
+    wait_until(lambda: sees(b"\r\n... "))
+    wait_until(lambda: sees(b"\r\n> "), 30)
+    os.write(terminal, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    os.close(terminal)
+    wait_until(lambda: not processes_in(store))
