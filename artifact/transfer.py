@@ -14,11 +14,18 @@ from artifact.errors import Malformed, NotFound
 from artifact.manifest import Index, Manifest
 from artifact.parallel import Stopped, run_all, stoppable
 from artifact.progress import Progress
+from artifact.reference import is_tag
 from artifact.repository import Repository
 from artifact.source import Source
 
 CONCURRENCY = 4
 """How many blobs move at the same time unless the caller says otherwise."""
+
+MAX_REFERRERS = 512
+"""Most manifests that refer to one artifact, at any distance, that are copied with it."""
+
+MAX_REFERRER_BYTES = 1024 * 1024 * 1024
+"""Most bytes copied for them together."""
 
 _MAX_DEPTH = 4
 _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
@@ -40,39 +47,73 @@ def copy_artifact(
     `referrers` everything that refers to it (signatures, attestations; also under cosign's tags) follows.
     Returns the manifest's descriptor. Every byte is checked against its digest where it arrives.
     """
-    return _copy(source, target, digest, tag, progress, concurrency, referrers, 0)
-
-
-def _copy(
-    source: Repository, target: Repository, digest: Digest, tag: str | None, progress: Progress, concurrency: int,
-    referrers: bool, depth: int,
-) -> Descriptor:  # fmt: skip
-    if depth > _MAX_DEPTH:
-        raise Malformed(f"{source.place}: manifests refer to one another more than {_MAX_DEPTH} levels deep")
-    descriptor, raw = source.manifest(digest)
-    if descriptor.media_type in (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST):
-        for member in Index.parse(raw, descriptor.media_type).manifests:
-            _copy(source, target, member.digest, None, progress, concurrency, referrers, depth + 1)
-    else:
-        copy_blobs(source, target, Manifest.parse(raw, descriptor.media_type).blobs, progress, concurrency)
-    target.push_manifest(raw, descriptor.media_type, tag)
+    copy = _Copy(source, target, progress, concurrency)
+    descriptor = copy.manifest(digest, tag)
     if referrers:
-        copy_referrers(source, target, digest, progress, concurrency, depth=depth)
+        copy.referrers(digest)
     return descriptor
 
 
 def copy_referrers(
-    source: Repository, target: Repository, subject: Digest, progress: Progress, concurrency: int = CONCURRENCY,
-    *, depth: int = 0,
-) -> None:  # fmt: skip
-    """Copy whatever refers to `subject`: by the referrers API, and by cosign's tag scheme."""
-    for item in source.referrers(subject):
-        _copy(source, target, item.digest, None, progress, concurrency, True, depth + 1)
-    for suffix in _COSIGN_SUFFIXES:
-        name = f"{subject.algorithm}-{subject.hex}{suffix}"
-        with suppress(NotFound):
-            found = source.resolve(name)
-            _copy(source, target, found.digest, name, progress, concurrency, False, depth + 1)
+    source: Repository, target: Repository, subject: Digest, progress: Progress, concurrency: int = CONCURRENCY
+) -> None:
+    """Copy whatever refers to `subject`: by the referrers API, and by cosign's tag scheme.
+
+    Anyone who can push can add referrers, so they are bounded: raises `Malformed` above `MAX_REFERRERS` of them or
+    `MAX_REFERRER_BYTES` together.
+    """
+    _Copy(source, target, progress, concurrency).referrers(subject)
+
+
+class _Copy:
+    """One copy from place to place, with what it may still move."""
+
+    def __init__(self, source: Repository, target: Repository, progress: Progress, concurrency: int) -> None:
+        self._source, self._target = source, target
+        self._progress, self._concurrency = progress, concurrency
+        self._seen: set[Digest] = set()
+        self._left = MAX_REFERRER_BYTES
+
+    def manifest(self, digest: Digest, tag: str | None, depth: int = 0, *, bounded: bool = False) -> Descriptor:
+        if depth > _MAX_DEPTH:
+            raise Malformed(f"{self._source.place}: manifests refer to one another more than {_MAX_DEPTH} levels deep")
+        descriptor, raw = self._source.manifest(digest)
+        if descriptor.media_type in (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST):
+            for member in Index.parse(raw, descriptor.media_type).manifests:
+                self.manifest(member.digest, None, depth + 1, bounded=bounded)
+        else:
+            blobs = Manifest.parse(raw, descriptor.media_type).blobs
+            if bounded:
+                self._spend(len(raw) + sum(blob.size for blob in blobs))
+            copy_blobs(self._source, self._target, blobs, self._progress, self._concurrency)
+        self._target.push_manifest(raw, descriptor.media_type, tag)
+        return descriptor
+
+    def referrers(self, subject: Digest, depth: int = 1) -> None:
+        for item in self._source.referrers(subject):
+            if self._is_new(item.digest):
+                self.manifest(item.digest, None, depth, bounded=True)
+                self.referrers(item.digest, depth + 1)
+        for suffix in _COSIGN_SUFFIXES:
+            tag = f"{subject.algorithm}-{subject.hex}{suffix}"
+            if is_tag(tag):  # a sha512 digest is too long to be one
+                with suppress(NotFound):
+                    self.manifest(self._source.resolve(tag).digest, tag, depth, bounded=True)
+
+    def _is_new(self, digest: Digest) -> bool:
+        if digest in self._seen:
+            return False
+        self._seen.add(digest)
+        if len(self._seen) > MAX_REFERRERS:
+            raise Malformed(f"{self._source.place}: more than {MAX_REFERRERS} manifests refer to this one: not copied")
+        return True
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise Malformed(
+                f"{self._source.place}: the referrers are larger than {MAX_REFERRER_BYTES} bytes: not copied"
+            )
 
 
 def copy_blobs(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import artifact.transfer
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
@@ -59,6 +60,23 @@ def test_without_referrers_only_the_model_travels(tmp_path: Path) -> None:
     push_model(source, None, b"sig", subject=source.resolve(digest))
     copy_artifact(source, target, digest, progress=QUIET)
     assert target.referrers(digest) == [] and target.tags() == []
+
+
+def test_a_flood_of_referrers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = LayoutRepository(tmp_path / "a"), LayoutRepository(tmp_path / "b")
+    digest = push_model(source, "v1", b"one")
+    for number in range(5):
+        push_model(source, None, bytes(1000) + bytes([number]), subject=source.resolve(digest))
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRERS", 4)
+    with pytest.raises(Malformed, match="more than 4 manifests"):
+        copy_artifact(source, target, digest, progress=QUIET, referrers=True)
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRERS", 5)
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRER_BYTES", 4000)
+    with pytest.raises(Malformed, match="larger than 4000 bytes"):
+        copy_artifact(source, target, digest, progress=QUIET, referrers=True)
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRER_BYTES", 40_000)
+    copy_artifact(source, target, digest, progress=QUIET, referrers=True)
+    assert len(target.referrers(digest)) == 5
 
 
 def test_an_index_travels_with_its_members(tmp_path: Path) -> None:
