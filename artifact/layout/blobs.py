@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,9 +22,11 @@ from artifact.digest import Digest, Hasher
 from artifact.errors import DigestMismatch, StorageFull, Unreachable
 from artifact.layout.files import sync_folder
 from artifact.progress import Progress
-from artifact.source import Source
+from artifact.source import Reader, Source
 
 _BUFFER = 1024 * 1024
+"""Bytes hashed and written at a time: two such buffers are all the memory a blob takes."""
+
 _ATTEMPTS = 5
 """How often a transfer that makes no headway at all is begun again."""
 
@@ -139,27 +143,79 @@ def _receive(
     stream: BinaryIO, hasher: Hasher, done: int, descriptor: Descriptor, source: Source, progress: Progress
 ) -> int:
     """Append bytes from `source` until the blob has its size or the source ends; start over where a source breaks."""
-    buffer = memoryview(bytearray(_BUFFER))
-    name, failures = str(descriptor.digest), 0
+    failures = 0
     stream.seek(done)
-    while done < descriptor.size:
-        before = done
-        try:
-            with source(done) as reader:
-                while done < descriptor.size:
-                    count = reader.readinto(buffer[: min(_BUFFER, descriptor.size - done)])
-                    if not count:
-                        return done
-                    _write_all(stream, buffer[:count])
-                    hasher.update(buffer[:count])
-                    done += count
-                    progress.advance(name, count)
-        except Unreachable:
-            failures = failures + 1 if done == before else 1
-            if failures >= _ATTEMPTS:
-                raise
-            time.sleep(min(0.2 * 2**failures, 5))
+    with _Absorber(stream, hasher, descriptor, progress) as absorber:
+        while done < descriptor.size:
+            before = done
+            try:
+                with source(done) as reader:
+                    for count in absorber.absorb(reader, descriptor.size - done):
+                        done += count
+                return done
+            except Unreachable:
+                failures = failures + 1 if done == before else 1
+                if failures >= _ATTEMPTS:
+                    raise
+                time.sleep(min(0.2 * 2**failures, 5))
     return done
+
+
+class _Absorber:
+    """Hashes and writes one buffer, each in a thread, while the next is filled."""
+
+    def __init__(self, stream: BinaryIO, hasher: Hasher, descriptor: Descriptor, progress: Progress) -> None:
+        self._stream, self._hasher = stream, hasher
+        self._name, self._progress = str(descriptor.digest), progress
+        size = max(1, min(_BUFFER, descriptor.size))
+        self._buffers = (memoryview(bytearray(size)), memoryview(bytearray(size)))
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="absorb")
+        self._work: list[Future[None]] = []
+
+    def __enter__(self) -> _Absorber:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=True)
+
+    def absorb(self, reader: Reader, left: int) -> Iterator[int]:
+        """Take at most `left` bytes from `reader`; yields the size of each piece, and does not return, nor let an
+        exception of the reader out, before all that was yielded is hashed and written."""
+        try:
+            for buffer in itertools.cycle(self._buffers):
+                filled, broken = _fill_buffer(reader, buffer[: min(len(buffer), left)])
+                self._settle()
+                if filled:
+                    data = buffer[:filled]
+                    self._work = [
+                        self._threads.submit(_write_all, self._stream, data),
+                        self._threads.submit(self._hasher.update, data),
+                    ]
+                    self._progress.advance(self._name, filled)
+                    left -= filled
+                    yield filled
+                if broken is not None:
+                    raise broken
+                if not filled or not left:
+                    return
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        work, self._work = self._work, []
+        for future in work:
+            future.result()
+
+
+def _fill_buffer(reader: Reader, buffer: memoryview) -> tuple[int, Unreachable | None]:
+    """Fill `buffer`; returns how many bytes came before the source ended, or broke."""
+    filled = 0
+    try:
+        while filled < len(buffer) and (count := reader.readinto(buffer[filled:])):
+            filled += count
+    except Unreachable as error:
+        return filled, error
+    return filled, None
 
 
 def _write_all(stream: BinaryIO, data: memoryview) -> None:
