@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -21,13 +20,18 @@ from artifact.repository import Repository
 from artifact.terminal import note, print_json, progress_bars, run
 from artifact.transfer import copy_artifact
 from artifact.version import __version__
+from packager.attest import attest_command
+from packager.attestations import Packing, attest_pack
 from packager.checkpoint import Checkpoint
 from packager.findings import Severity, check_allowed
 from packager.inspect import card_of, card_of_artifact, show
 from packager.pack import Options, check, conversion_precision, converts, created_at, pack
+from packager.prompt import key_password, prompt
 from packager.source import is_source, open_source
 from supplychain import keys
 from supplychain.keys import PrivateKey
+from supplychain.predicate import check_uri
+from supplychain.provenance import BUILDER
 from supplychain.sign import sign
 
 app = typer.Typer(
@@ -115,7 +119,13 @@ def pack_command(
         str | None, typer.Option(metavar="RFC3339", help="Creation time; by default SOURCE_DATE_EPOCH, or 1970.")
     ] = None,
     push: Annotated[bool, typer.Option("--push", help="Push to the registry instead of packing locally.")] = False,
-    sign_key: Annotated[str | None, typer.Option("--sign", metavar="KEY", help="Sign with this private key.")] = None,
+    sign_key: Annotated[
+        str | None,
+        typer.Option("--sign", metavar="KEY", help="Sign with this private key, and attest provenance, BOM and scan."),
+    ] = None,
+    builder: Annotated[
+        str, typer.Option(metavar="URI", envvar="STOWAGE_BUILDER", help="Who builds, as the provenance says.")
+    ] = BUILDER,
     allow: Annotated[list[str] | None, typer.Option(metavar="FINDING", help="Pack despite this finding.")] = None,
     plain_http: PlainHttp = False,
 ) -> None:
@@ -127,15 +137,20 @@ def pack_command(
     options = Options(
         format.value if format else None, precision, layout.value, created_at(created), check_allowed(allow or ())
     )
-    key = PrivateKey.load(sign_key, _password) if sign_key else None
+    check_uri(builder, "--builder")
+    key = PrivateKey.load(sign_key, key_password) if sign_key else None
     checkpoint = open_source(source, file_filter or ())
     _tell(checkpoint, options, target.tag)
     repository = open_repository(target, plain_http=plain_http) if push or target.host is None else None
+    packing = Packing(checkpoint, options, file_filter or (), builder)
     with progress_bars() as progress:
+        if key is not None:
+            packing = packing.with_sources(progress)
         descriptor, tag = pack(checkpoint, repository or local_repository(target), target.tag, options, progress)
     if key is not None:
-        sign(repository or local_repository(target), descriptor, key)
-        note(f"signed with the key {key.public.hint}")
+        attest_pack(repository or local_repository(target), descriptor, packing, key)
+        sign(repository or local_repository(target), descriptor, key, created=options.created)
+        note(f"attested and signed with the key {key.public.hint}")
     if target.host is not None and not push:
         note(f"kept in the local store: packager push {target.with_tag(tag)} sends it")
     _print_result(target.with_tag(tag), descriptor)
@@ -218,12 +233,15 @@ def sign_command(
     Example: packager sign localhost:5000/ai/smollm2:135M-F16 --key cosign.key
     """
     reference = Reference.parse(ref)
-    private = PrivateKey.load(key, _password)
+    private = PrivateKey.load(key, key_password)
     repository = open_repository(reference, plain_http=plain_http)
     descriptor = resolve(repository, reference)
     sign(repository, descriptor, private)
     note(f"signed with the key {private.public.hint}")
     _print_result(reference, descriptor)
+
+
+app.command("attest")(attest_command)
 
 
 @app.command("keygen")
@@ -236,7 +254,7 @@ def keygen_command(
 
     Example: packager keygen release
     """
-    private, public = keys.generate(prefix, _password(confirm=True))
+    private, public = keys.generate(prefix, key_password(confirm=True))
     note(f"private key: {private}")
     print(public)
 
@@ -260,8 +278,8 @@ def login_command(
             raise InvalidInput("--password-stdin needs --username")
         password = sys.stdin.readline().rstrip("\r\n")
     else:
-        username = username or _prompt("Username")
-        password = _prompt("Password", hidden=True)
+        username = username or prompt("Username")
+        password = prompt("Password", hidden=True)
     if not username or not password:
         raise InvalidInput("a login needs a user name and a password")
     tried = Credentials(Path(), {"auths": {host: {"username": username, "password": password}}})
@@ -294,26 +312,6 @@ def _is_reference(text: str) -> bool:
     except StowageError:
         return False
     return not reference.is_local or reference.tag is not None or reference.digest is not None
-
-
-def _password(*, confirm: bool = False) -> bytes:
-    """The password of a private key: ``COSIGN_PASSWORD``, else a prompt."""
-    stated = os.environ.get("COSIGN_PASSWORD")
-    if stated is not None:
-        return os.fsencode(stated)
-    if not sys.stdin.isatty():
-        raise InvalidInput("the key needs a password: set COSIGN_PASSWORD (it may be empty)")
-    return _prompt("Password for the private key", hidden=True, confirm=confirm).encode()
-
-
-def _prompt(text: str, *, hidden: bool = False, confirm: bool = False) -> str:
-    if not sys.stdin.isatty():
-        raise InvalidInput(f"{text.lower()} wanted, but standard input is no terminal (--username, --password-stdin)")
-    default = "" if hidden else None
-    answer: str = typer.prompt(
-        text, hide_input=hidden, confirmation_prompt=confirm, err=True, default=default, show_default=False
-    )
-    return answer
 
 
 def _print_result(reference: Reference, descriptor: Descriptor) -> None:

@@ -15,6 +15,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 _MAX_FRONT_MATTER = 64 * 1024
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "model_max_length")
 _MAX_CONTEXT = 10**12
+_MAX_NAMES = 256
 
 SPDX = {
     "apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause",
@@ -31,7 +32,8 @@ SPDX = {
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata states; empty where it states nothing. `context_length` is in tokens."""
+    """What the metadata states; empty where it states nothing. `context_length` is in tokens; `task` is a word such
+    as ``text-generation``, `datasets` are names of what the model was trained on."""
 
     name: str = ""
     architecture: str = ""
@@ -39,6 +41,8 @@ class Description:
     licenses: tuple[str, ...] = ()
     source_url: str = ""
     revision: str = ""
+    task: str = ""
+    datasets: tuple[str, ...] = ()
 
 
 def from_checkpoint(config: Mapping[str, Any], readme: str) -> Description:
@@ -52,6 +56,8 @@ def from_checkpoint(config: Mapping[str, Any], readme: str) -> Description:
         architecture=_clean(_text(config, "model_type")),
         context_length=_context(config) or _context(_mapping(config.get("text_config"))),
         licenses=licenses_of(card),
+        task=_clean(_text(card, "pipeline_tag")),
+        datasets=_names(card.get("datasets")),
     )
 
 
@@ -65,6 +71,7 @@ def from_gguf(metadata: Mapping[str, Any]) -> Description:
         architecture=_clean(architecture),
         context_length=context if _is_context(context) else None,
         licenses=(spdx(license_),) if license_ and len(license_) <= 100 else (),
+        datasets=_names(metadata.get("general.datasets")),
     )
 
 
@@ -117,6 +124,13 @@ def _text(value: Mapping[str, Any], key: str) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """The names in a list, or the one that stands there alone; what is no name is passed over."""
+    items = value if isinstance(value, list | tuple) else [value]
+    names = (_clean(item) for item in items[:_MAX_NAMES] if isinstance(item, str))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def _clean(text: str) -> str:

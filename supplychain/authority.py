@@ -44,8 +44,8 @@ def read_requirement(value: Value, authorities: Mapping[str, Authority]) -> Requ
     (kind, listed), count = next(iter(fields.items())), 1
     if kind == "at-least":
         inner = listed.mapping("count", "of")
-        count = required_in(listed, inner, "count").integer()
-        listed = required_in(listed, inner, "of")
+        count = listed.required(inner, "count").integer()
+        listed = listed.required(inner, "of")
     chosen = tuple(_authority(item, authorities) for item in listed.sequence())
     if len({authority.name for authority in chosen}) != len(chosen):
         listed.fail("an authority is named twice")

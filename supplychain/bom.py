@@ -30,6 +30,7 @@ SIZE = "dev.stowage.size"
 """Property of a file: its size in bytes."""
 
 _MODEL = "model"
+_MAX_VERSION = 1024
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _ALGORITHMS = {"sha256": "SHA-256", "sha512": "SHA-512"}
 SPDX_IDS = frozenset({
@@ -87,7 +88,7 @@ def _component(subject: Digest, config: ModelConfig, training: Training) -> dict
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
         "name": config.name or config.architecture or _MODEL,
-        "version": config.revision,
+        "version": config.revision[:_MAX_VERSION],
         "hashes": [_hash(subject)],
         "licenses": [{"license": _license(name)} for name in config.licenses],
         "externalReferences": [{"type": "distribution", "url": quote(config.source_url, safe="/:?=&%#@+~,;")}]

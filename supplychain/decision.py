@@ -7,15 +7,19 @@ answer at admission, at pull, at load and in an audit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from artifact.digest import Digest
+from supplychain.attestation import Attestation, judge_attestation
+from supplychain.authority import Authority
 from supplychain.evidence import Evidence
 from supplychain.glob import Target
-from supplychain.policy import Authority, Mode, Policy, Rule
+from supplychain.keys import PublicKey
+from supplychain.policy import Mode, Policy, Rule
 from supplychain.refusal import PolicyRefused, Reason
 from supplychain.signature import Finding, judge
+from supplychain.trace import Step
 
 _WORST_FIRST = (
     Reason.REVOKED_KEY,
@@ -34,20 +38,6 @@ _WORST_FIRST = (
 """Which finding explains a refusal, where there are several."""
 
 _SIGN_IT = "sign it with packager sign, or name its signer in the policy"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the way to a decision: `kind` is ``revocation``, ``signature`` or ``rule``."""
-
-    kind: str
-    name: str
-    code: Reason
-    detail: str
-
-    def to_json(self) -> dict[str, str]:
-        """The step as JSON."""
-        return {"kind": self.kind, "name": self.name, "code": self.code.value, "detail": self.detail}
 
 
 @dataclass(frozen=True)
@@ -108,13 +98,15 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
         step = Step("revocation", str(subject), Reason.REVOKED_DIGEST, why)
         return _decision(policy, target, subject, step, Mode.ENFORCE, rules, (), (step,))
     findings = [_unless_revoked(judge(item, subject, policy.keys), policy) for item in evidence.items]
-    seen = tuple(Step("signature", finding.source, finding.code, _described(finding, policy)) for finding in findings)
+    attested = _attested(policy, evidence) if any(rule.attestations for rule in rules) else {}
+    seen = tuple(_seen(finding, attested.get(number), policy) for number, finding in enumerate(findings))
     signers = _signers(findings, policy)
     if not rules:
         step = Step("rule", "none", Reason.NO_RULE, "no rule of the policy is about this reference")
         return _decision(policy, target, subject, step, policy.mode, rules, signers, (*seen, step))
-    outcomes = [(rule, _apply(rule, findings)) for rule in rules]
-    trace = (*seen, *(step for _, step in outcomes))
+    applied = [(rule, _apply(rule, findings, list(attested.values()))) for rule in rules]
+    trace = (*seen, *(step for _, steps in applied for step in steps))
+    outcomes = [(rule, steps[-1]) for rule, steps in applied]
     failed = [(rule, step) for rule, step in outcomes if step.code is not Reason.ALLOWED]
     # An enforced rule decides before one that only warns.
     failed.sort(key=lambda outcome: outcome[0].mode is Mode.WARN)
@@ -149,20 +141,43 @@ def _decision(
 
 
 def _unless_revoked(finding: Finding, policy: Policy) -> Finding:
-    if finding.signer is None or finding.signer.hint not in policy.revoked.fingerprints:
-        return finding
-    why = policy.revoked.fingerprints[finding.signer.hint] or "no reason given"
-    detail = f"made by the revoked key {finding.signer.hint} ({why})"
-    return Finding(finding.form, finding.source, Reason.REVOKED_KEY, detail, finding.signer)
+    why = _revoked(finding.signer, policy)
+    return finding if why is None else replace(finding, code=Reason.REVOKED_KEY, detail=why)
 
 
-def _described(finding: Finding, policy: Policy) -> str:
-    names = [authority.name for authority in _authorities(policy) if authority.key == finding.signer]
-    return f"{finding.detail}, by {names[0]}" if names else finding.detail
+def _revoked(signer: PublicKey | None, policy: Policy) -> str | None:
+    if signer is None or signer.hint not in policy.revoked.fingerprints:
+        return None
+    return f"made by the revoked key {signer.hint} ({policy.revoked.fingerprints[signer.hint] or 'no reason given'})"
+
+
+def _attested(policy: Policy, evidence: Evidence) -> dict[int, Attestation]:
+    """The attestations among the evidence, by the number of their item."""
+    judged = {n: judge_attestation(item, evidence.subject, policy.keys) for n, item in enumerate(evidence.items)}
+    return {n: _unless_revoked_attestation(item, policy) for n, item in judged.items() if item is not None}
+
+
+def _unless_revoked_attestation(attestation: Attestation, policy: Policy) -> Attestation:
+    why = _revoked(attestation.signer, policy)
+    if why is None:
+        return attestation
+    return replace(attestation, code=Reason.REVOKED_KEY, detail=why, statement=None)
+
+
+def _seen(finding: Finding, attestation: Attestation | None, policy: Policy) -> Step:
+    if attestation is not None and attestation.predicate_type:
+        detail = _described(attestation.detail, attestation.signer, policy)
+        return Step("attestation", attestation.source, attestation.code, detail)
+    return Step("signature", finding.source, finding.code, _described(finding.detail, finding.signer, policy))
+
+
+def _described(detail: str, signer: PublicKey | None, policy: Policy) -> str:
+    names = [authority.name for authority in _authorities(policy) if authority.key == signer]
+    return f"{detail}, by {names[0]}" if names else detail
 
 
 def _authorities(policy: Policy) -> Iterable[Authority]:
-    return dict.fromkeys(authority for rule in policy.rules for authority in rule.requirement.authorities)
+    return dict.fromkeys(authority for rule in policy.rules for authority in rule.authorities)
 
 
 def _signers(findings: Sequence[Finding], policy: Policy) -> tuple[Authority, ...]:
@@ -170,8 +185,25 @@ def _signers(findings: Sequence[Finding], policy: Policy) -> tuple[Authority, ..
     return tuple(authority for authority in _authorities(policy) if authority.key in keys)
 
 
-def _apply(rule: Rule, findings: Sequence[Finding]) -> Step:
-    """What `rule` makes of the findings. A key counts once, however many signatures it made."""
+def _apply(rule: Rule, findings: Sequence[Finding], attestations: Sequence[Attestation]) -> tuple[Step, ...]:
+    """What `rule` makes of what was found: the conditions that were tried, and the rule's own step last."""
+    signed = _signed(rule, findings)
+    if signed.code is not Reason.ALLOWED:
+        return (signed,)
+    steps: list[Step] = []
+    told = [signed.detail]
+    for required in rule.attestations:
+        steps += required.apply(rule.name, attestations)
+        outcome = steps[-1]
+        if outcome.code is not Reason.ALLOWED:
+            detail = f"{outcome.detail}; rule {rule.name!r} requires {required}"
+            return *steps, Step("rule", rule.name, outcome.code, detail)
+        told.append(outcome.detail)
+    return *steps, Step("rule", rule.name, Reason.ALLOWED, "; ".join(told))
+
+
+def _signed(rule: Rule, findings: Sequence[Finding]) -> Step:
+    """Whether enough have signed. A key counts once, however many signatures it made."""
     requirement = rule.requirement
     keys = {finding.signer for finding in findings if finding.code is Reason.VALID}
     signed = [authority.name for authority in requirement.authorities if authority.key in keys]

@@ -76,7 +76,7 @@ class Glob:
         place, tag = self._split
         if not _matches_place(place, target.place):
             return False
-        return tag is None or target.tag is None or _matches(tag, target.tag)
+        return tag is None or target.tag is None or matches(tag, target.tag)
 
     def surely_matches(self, target: Target) -> bool:
         """Whether the pattern is about `target` whatever tag a reference without one may mean."""
@@ -108,12 +108,15 @@ def _matches_place(pattern: str, place: str) -> bool:
     if pattern == "**":
         return True
     if pattern.startswith(_LAYOUT) or place.startswith(_LAYOUT):
-        return pattern.startswith(_LAYOUT) == place.startswith(_LAYOUT) and _matches(pattern, place)
-    return _matches(canonical_place(pattern), place)
+        return pattern.startswith(_LAYOUT) == place.startswith(_LAYOUT) and matches(pattern, place)
+    return matches(canonical_place(pattern), place)
 
 
-def _matches(pattern: str, text: str) -> bool:
-    """Match by following every way at once: the time is bounded by pattern times text, whoever chose them."""
+def matches(pattern: str, text: str) -> bool:
+    """Whether `pattern`, with ``*`` for any characters but ``/`` and ``**`` for any, matches the whole `text`.
+
+    Every way is followed at once: the time is bounded by pattern times text, whoever chose them.
+    """
     ends = {0}
     for part in re.split(r"(\*\*|\*)", pattern):
         if part == "**":

@@ -1,4 +1,6 @@
-"""The policy file: which references need whose signatures, and what is revoked. Version 1 of its schema.
+"""The policy file: which references need whose signatures and attestations, and what is revoked.
+
+This is version 1 of its schema.
 
 A reference must satisfy every rule that matches it; one that no rule matches is refused. So the order of rules does
 not matter, and no spelling of a reference can reach a weaker rule past a stricter one. `docs/supply-chain.md`
@@ -16,6 +18,8 @@ from pathlib import Path
 from artifact.digest import Digest
 from artifact.errors import InvalidInput
 from supplychain import strictyaml
+from supplychain.attestationrule import RequiredAttestation, read_required_attestation
+from supplychain.authority import Authority, Requirement, read_requirement
 from supplychain.glob import Glob, Target
 from supplychain.keys import PublicKey
 from supplychain.strictyaml import Value
@@ -44,6 +48,13 @@ class Rule:
     requirement: Requirement
     mode: Mode = Mode.ENFORCE
     exceptions: tuple[Glob, ...] = ()
+    attestations: tuple[RequiredAttestation, ...] = ()
+
+    @property
+    def authorities(self) -> tuple[Authority, ...]:
+        """Everyone the rule names, as signer or as author of an attestation, each once."""
+        attesting = (authority for item in self.attestations for authority in item.requirement.authorities)
+        return tuple(dict.fromkeys((*self.requirement.authorities, *attesting)))
 
     def applies(self, target: Target) -> bool:
         """Whether `target` is subject to this rule.
@@ -100,7 +111,7 @@ class Policy:
     @property
     def keys(self) -> tuple[PublicKey, ...]:
         """Every key a signature is tried with, each once."""
-        required = (authority.key for rule in self.rules for authority in rule.requirement.authorities)
+        required = (authority.key for rule in self.rules for authority in rule.authorities)
         return tuple(dict.fromkeys((*required, *self.revoked.keys)))
 
     def rules_for(self, target: Target) -> tuple[Rule, ...]:
@@ -136,7 +147,7 @@ class _Parser:
         authorities: dict[str, Authority] = {}
         by_key: dict[PublicKey, str] = {}
         for name, entry in value.mapping().items():
-            key = self._key(required(entry, "key", "key"))
+            key = self._key(entry.required(entry.mapping("key"), "key"))
             if key in by_key:  # one key must not count as two signers
                 entry.fail(f"authorities {by_key[key]!r} and {name!r} have the same key")
             by_key[key] = name
@@ -175,18 +186,21 @@ class _Parser:
 
 
 def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority], mode: Mode) -> Rule:
-    fields = value.mapping("name", "match", "except", "require", "mode")
+    fields = value.mapping("name", "match", "except", "require", "attestations", "mode")
     for key in ("match", "require"):
-        required_in(value, fields, key)
+        value.required(fields, key)
     match = tuple(_glob(item) for item in fields["match"].sequence())
     if not match:
         fields["match"].fail("'match' is empty: name at least one reference pattern")
+    requirement = read_requirement(fields["require"], authorities)
+    listed = fields["attestations"].sequence() if "attestations" in fields else ()
     return Rule(
         name=fields["name"].text() if "name" in fields else default_name,
         match=match,
-        requirement=read_requirement(fields["require"], authorities),
+        requirement=requirement,
         mode=_mode(fields, mode),
         exceptions=tuple(_glob(item) for item in fields["except"].sequence()) if "except" in fields else (),
+        attestations=tuple(read_required_attestation(item, authorities, requirement) for item in listed),
     )
 
 
@@ -209,7 +223,7 @@ def _why(fields: Mapping[str, Value]) -> str:
 
 def _revoked_digest(value: Value) -> tuple[Digest, str]:
     fields = {"digest": value} if value.scalar is not None else value.mapping("digest", "reason")
-    text = required_in(value, fields, "digest")
+    text = value.required(fields, "digest")
     try:
         return Digest.parse(text.text()), _why(fields)
     except InvalidInput as error:

@@ -27,7 +27,7 @@ SIGNATURES = (COSIGN_SIGN, OMS_SIGN)
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 MAX_LENGTH = 256
-"""Longest predicate type, in characters."""
+"""Longest URI that is accepted, in characters."""
 
 
 def predicate_type(text: str) -> str:
@@ -39,6 +39,13 @@ def predicate_type(text: str) -> str:
         raise InvalidInput(f"not a predicate type: {text[:80]!r} (want an absolute URI, or one of {known})")
     if text in SIGNATURES:
         raise InvalidInput(f"{text} is the type of a signature, not of an attestation")
+    return text
+
+
+def check_uri(text: str, what: str) -> str:
+    """`text` if it is an absolute URI; `what` names it in the error. Raises `InvalidInput`."""
+    if len(text) > MAX_LENGTH or not _URI.fullmatch(text):
+        raise InvalidInput(f"{what} is not an absolute URI: {text[:80]!r}")
     return text
 
 

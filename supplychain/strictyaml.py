@@ -6,7 +6,7 @@ Only plain mappings, lists and scalars are read; no tag constructs anything. Sou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -58,6 +58,14 @@ class Value:
             self.fail(f"{self.what} must be {' or '.join(words)}")
         return self.scalar
 
+    def scalar_value(self) -> str | int | bool:
+        """The value as JSON would have it: text, a whole number, or true or false."""
+        if self.plain and self.scalar in ("true", "false"):
+            return self.scalar == "true"
+        if self.scalar is not None and self.plain and _INTEGER.fullmatch(self.scalar):
+            return int(self.scalar)
+        return self.text()
+
     def sequence(self) -> tuple[Value, ...]:
         """The value as a list."""
         if self.items is None:
@@ -74,6 +82,12 @@ class Value:
                     f"unknown key {key!r} in {self.what} (known: {', '.join(known)})"
                 )
         return self.entries
+
+    def required(self, fields: Mapping[str, Value], key: str) -> Value:
+        """`fields[key]`, of the `fields` this mapping has."""
+        if key not in fields:
+            self.fail(f"{key!r} is missing")
+        return fields[key]
 
 
 def _is_other_than_text(plain: str) -> bool:

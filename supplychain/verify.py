@@ -28,6 +28,6 @@ def verify(repository: Repository, reference: Reference, subject: Descriptor, po
     if reference.layout is not None:
         reference = replace(reference, layout=str(Path(reference.layout).resolve()))
     target = Target.of(reference)
-    needed = any(rule.requirement.count for rule in policy.rules_for(target))
+    needed = any(rule.requirement.count or rule.attestations for rule in policy.rules_for(target))
     evidence = collect(repository, subject.digest) if needed else Evidence(subject.digest)
     return decide(policy, target, evidence)

@@ -177,7 +177,7 @@ def test_keys_and_signatures(packager, tiny: Path, tmp_path: Path, registry: str
     repository, digest = LayoutRepository(tmp_path / "out"), line.rpartition("@")[2]
     subject = repository.resolve(TAG)
     legacy = digest.replace(":", "-") + ".sig"
-    assert len(repository.referrers(subject.digest)) == 1
+    assert len(repository.referrers(subject.digest)) == 5  # signature, three attestations, and the bare bill
     assert repository.tags() == [TAG, legacy]
     copied = packager.ok("copy", f"oci:{tmp_path}/out:{TAG}", f"{registry}/signed/tiny", "--all-referrers")
     assert packager.ok("copy", f"{registry}/signed/tiny:{legacy}", f"oci:{tmp_path}/sig")
@@ -218,7 +218,7 @@ def test_version_and_usage(packager) -> None:
     assert packager("--version").stdout == f"packager {__version__}\n"
     assert packager("pack").status == 2
     assert packager("nonsense").status == 2
-    for command in ("inspect", "pack", "push", "copy", "sign", "keygen", "login", "logout"):
+    for command in ("inspect", "pack", "push", "copy", "sign", "attest", "keygen", "login", "logout"):
         assert "Example: packager" in packager(command, "--help").stdout, command
 
 

@@ -18,6 +18,10 @@ from artifact.errors import InvalidInput
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
 from packager.hub import HubModel
+from supplychain.attest import attestations
+from supplychain.keys import PublicKey, generate
+from supplychain.predicate import PROVENANCE
+from supplychain.provenance import Provenance
 from tests.checkpoints.tiny import write_tiny_llama
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -94,6 +98,7 @@ def packager(hub_url: str, tmp_path: Path, *args: str) -> subprocess.CompletedPr
     environment = {
         **os.environ, "HF_ENDPOINT": hub_url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_XET": "1", "STOWAGE_STORE": str(tmp_path / "store"), "NO_PROXY": "127.0.0.1",
+        "COSIGN_PASSWORD": "",
     }  # fmt: skip
     environment.pop("HF_HUB_OFFLINE", None)
     code = "from packager.cli import main; main()"
@@ -117,6 +122,32 @@ def test_a_model_is_fetched_by_commit_and_its_origin_recorded(hub: Hub, tmp_path
     (cached,) = (tmp_path / "hf").rglob("config.json")
     cached.with_name("pytorch_model.bin").write_bytes(b"PK\x03\x04")
     assert packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out").stdout == done.stdout
+
+
+def test_provenance_names_the_commit(hub: Hub, tmp_path: Path) -> None:
+    private, public = generate(tmp_path / "release", b"")
+    arguments = ("--format", "gguf", "--precision", "F16", "--file-filter", "!generation*")
+    out = f"oci:{tmp_path}/out"
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny@main", out, "--sign", str(private), *arguments)
+    assert done.returncode == 0, done.stderr
+    repository = LayoutRepository(tmp_path / "out")
+    keys = [PublicKey.load(str(public))]
+    found = attestations(repository, repository.resolve("95K-F16").digest, keys)
+    (statement,) = [item.statement for item in found if item.predicate_type == PROVENANCE]
+    assert statement is not None
+    made = Provenance.parse(statement.predicate)
+    assert (made.source, made.source_url, made.revision) == ("hf://org/tiny", f"{hub.url}/org/tiny", COMMIT)
+    assert made.file_filter == ("!generation*",)
+    named = {item.path: item.digest for item in made.files}
+    assert named.keys() >= {"config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "README.md"}
+    assert "generation_config.json" not in named
+    for name, digest in named.items():
+        assert digest.matches((hub.folder / name).read_bytes())
+    dependencies = statement.predicate["buildDefinition"]["resolvedDependencies"]
+    assert dependencies[0] == {"uri": f"{hub.url}/org/tiny", "digest": {"gitCommit": COMMIT}}
+    assert {item["uri"] for item in dependencies[1:]} == {
+        f"{hub.url}/org/tiny/resolve/{COMMIT}/{name}" for name in named
+    }
 
 
 @pytest.mark.parametrize(

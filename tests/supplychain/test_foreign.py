@@ -13,8 +13,11 @@ import pytest
 from artifact.descriptor import Descriptor
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
+from supplychain.attest import attest
 from supplychain.keys import PrivateKey
+from supplychain.predicate import CYCLONEDX, PROVENANCE, SCAN
 from supplychain.sign import sign
+from supplychain.statement import Statement
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["@sigstore/verify@3.1.1", "@sigstore/bundle@4.0.0"]
@@ -50,6 +53,22 @@ def bundle(repository: LayoutRepository, subject: Descriptor, keys: dict[str, Pr
     return path
 
 
+@pytest.fixture(params=[PROVENANCE, CYCLONEDX, SCAN])
+def attestation(
+    request: pytest.FixtureRequest,
+    repository: LayoutRepository,
+    subject: Descriptor,
+    keys: dict[str, PrivateKey],
+    tmp_path: Path,
+) -> tuple[Path, str]:
+    statement = Statement.about(subject.digest, request.param, {"name": "modèle", "files": [{"size": 1}]})
+    written = attest(repository, subject, statement, keys["release"])
+    layer = Manifest.parse(repository.manifest(written.digest)[1]).layers[0]
+    path = tmp_path / "bundle.json"
+    path.write_bytes(repository.read_blob(layer))
+    return path, request.param
+
+
 def node(modules: Path, bundle: Path, key: PrivateKey) -> subprocess.CompletedProcess[str]:
     path = bundle.with_name("key.pub")
     path.write_bytes(key.public.pem)
@@ -63,6 +82,21 @@ def test_sigstore_accepts_our_bundle(
     result = node(modules, bundle, keys["release"])
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["subject"] == [{"digest": {"sha256": subject.digest.hex}}]
+
+
+def test_sigstore_accepts_our_attestations(
+    modules: Path, attestation: tuple[Path, str], keys: dict[str, PrivateKey], subject: Descriptor
+) -> None:
+    path, type_ = attestation
+    result = node(modules, path, keys["release"])
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {"sha256": subject.digest.hex}}],
+        "predicateType": type_,
+        "predicate": {"name": "modèle", "files": [{"size": 1}]},
+    }
+    assert node(modules, path, keys["stranger"]).returncode != 0
 
 
 def test_sigstore_refuses_it_for_another_key(modules: Path, bundle: Path, keys: dict[str, PrivateKey]) -> None:
