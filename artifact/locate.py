@@ -7,7 +7,7 @@ from pathlib import Path
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, InvalidInput, NotFound
 from artifact.layout import LayoutRepository
-from artifact.reference import Reference
+from artifact.reference import Reference, shown_tags
 from artifact.remote import RemoteRepository
 from artifact.repository import Repository
 from artifact.store import default_store
@@ -41,8 +41,7 @@ def resolve(repository: Repository, reference: Reference) -> Descriptor:
             tags = repository.tags()
         except NotFound:
             tags = []
-        known = f": it has {', '.join(tags[:8])}{', …' if len(tags) > 8 else ''}" if tags else ""
-        raise InvalidInput(f"{reference} has neither a tag nor a digest{known}")
+        raise InvalidInput(f"{reference} has neither a tag nor a digest{shown_tags(tags)}")
     if reference.tag is None:
         assert reference.digest is not None
         return repository.resolve(reference.digest)

@@ -44,6 +44,13 @@ def referrers_tag(subject: Digest) -> str:
     return f"{subject.algorithm}-{subject.hex[:64]}"
 
 
+def shown_tags(tags: list[str], limit: int = 8) -> str:
+    """`tags` for the end of an error message, those left out that only hold signatures and referrers."""
+    wanted = [tag for tag in tags if not re.match(r"sha(256|512)-[0-9a-f]{64}", tag)]
+    more = ", …" if len(wanted) > limit else ""
+    return f" (it has {', '.join(wanted[:limit])}{more})" if wanted else ""
+
+
 def is_host(text: str) -> bool:
     """Whether `text` is a host name or address, with or without a port."""
     match = _HOST.fullmatch(text)

@@ -13,7 +13,7 @@ from artifact.layout.blobs import Blobs
 from artifact.layout.index import LayoutIndex, named, ref_name, with_entry
 from artifact.manifest import MAX_BYTES, Index, Manifest, load_json
 from artifact.progress import Progress, Quiet
-from artifact.reference import is_tag
+from artifact.reference import is_tag, shown_tags
 from artifact.repository import Repository
 from artifact.source import Reader, Source, bytes_source, file_source
 
@@ -38,8 +38,16 @@ class LayoutRepository:
         return self.name if self.name is not None else f"oci:{self.root}"
 
     def entries(self) -> list[Descriptor]:
-        """Every manifest in the layout's index, of this repository or another, with its ref name if it has one."""
-        return list(self._index.read())
+        """Every manifest in the layout's index, of this repository or another, with its ref name if it has one.
+
+        Raises `NotFound` if the folder is no layout; a store that nothing was put into yet is empty.
+        """
+        try:
+            return list(self._index.read())
+        except NotFound:
+            if self.name is None:
+                raise
+            return []
 
     def blob_path(self, digest: Digest) -> Path:
         """The file of a blob, whether or not it exists."""
@@ -47,7 +55,7 @@ class LayoutRepository:
 
     def resolve(self, reference: str | Digest) -> Descriptor:
         """The descriptor of the manifest a tag or digest names. Raises `NotFound`."""
-        entries = self._index.read()
+        entries = self.entries()
         if isinstance(reference, Digest):
             for entry in entries:
                 if entry.digest == reference:
@@ -57,7 +65,13 @@ class LayoutRepository:
         for entry in entries:
             if ref_name(entry) == wanted:
                 return _bare(entry)
-        raise NotFound(f"{self.place} has no tag {reference!r}{_hint(self.tags())}")
+        raise NotFound(self._no_tag(reference))
+
+    def _no_tag(self, tag: str) -> str:
+        known = shown_tags(self.tags())
+        if self.name is None:
+            return f"{self.place} has no tag {tag!r}{known}"
+        return f"{self.name}:{tag} is not in the local store {self.root}{known}"
 
     def _resolve_unlisted(self, digest: Digest) -> Descriptor:
         """A manifest that only another manifest names (the members of an index)."""
@@ -104,14 +118,14 @@ class LayoutRepository:
     def tags(self) -> list[str]:
         """All tags of this repository, sorted."""
         prefix = "" if self.name is None else f"{self.name}:"
-        names = [ref_name(entry) or "" for entry in self._index.read()]
+        names = [ref_name(entry) or "" for entry in self.entries()]
         tags = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
         return sorted(tag for tag in tags if is_tag(tag))
 
     def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
         """Descriptors of the manifests whose subject is `subject`."""
         found: dict[Digest, Descriptor] = {}
-        for entry in self._index.read():
+        for entry in self.entries():
             if mediatypes.SUBJECT in entry.annotations:
                 related = entry.annotations[mediatypes.SUBJECT] == str(subject)
             else:
@@ -184,7 +198,3 @@ class LayoutRepository:
 def _bare(entry: Descriptor) -> Descriptor:
     """An index entry without what only the index says about it."""
     return Descriptor(entry.media_type, entry.digest, entry.size)
-
-
-def _hint(tags: list[str]) -> str:
-    return f" (it has {', '.join(tags[:8])}{', …' if len(tags) > 8 else ''})" if tags else ""

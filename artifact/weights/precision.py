@@ -139,6 +139,13 @@ def disagreement(tag: str, facts: Facts) -> str | None:
     return None
 
 
+def is_precision_tag(tag: str) -> bool:
+    """Whether a tag has the canonical form that states size and precision: ``4B-Q4_K_M``, ``4B-BF16-safetensors``."""
+    size, _, rest = tag.partition("-")
+    label = rest.removesuffix("-safetensors")
+    return bool(_SIZE.fullmatch(size)) and bool(_LABEL.fullmatch(_ALIASES.get(label.upper(), label)))
+
+
 def _file_type(file: WeightFile) -> int:
     value = file.metadata.get("general.file_type")
     return value if isinstance(value, int) else -1

@@ -74,8 +74,16 @@ def test_names_keep_the_repositories_of_a_store_apart(tmp_path: Path) -> None:
     push_model(two, "u", b"others")
     assert (one.tags(), two.tags()) == (["t"], ["u"])
     assert two.resolve(digest).digest == digest, "content is shared, names are not"
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=r"h:1/a/b:t is not in the local store .* \(it has u\)"):
         two.resolve("t")
+
+
+def test_a_store_that_nothing_was_put_into_is_empty(tmp_path: Path) -> None:
+    store = LayoutRepository(tmp_path / "absent", "h:1/a")
+    assert store.entries() == [] and store.tags() == [] and store.referrers(BLOB.digest) == []
+    with pytest.raises(NotFound, match="h:1/a:t is not in the local store"):
+        store.resolve("t")
+    assert not (tmp_path / "absent").exists()
 
 
 def test_a_folder_that_is_no_layout_says_so(tmp_path: Path) -> None:
