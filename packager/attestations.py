@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,29 +42,30 @@ _TOOLS = {Build.PACK: (), Build.CONVERT: ("numpy",), Build.QUANTIZE: ("numpy", "
 class Packing:
     """What a pack was asked for: the checkpoint as it was opened with `file_filter`, the options, and the URI of who
     runs it. `sources` are the source's files, if they are not those of the artifact, and `states` what the disk said
-    of them when they were hashed."""
+    of each before it was hashed."""
 
     checkpoint: Checkpoint
     options: Options
     file_filter: Sequence[str] = ()
     builder: str = provenance.BUILDER
     sources: Sequence[SourceFile] = field(default_factory=tuple)
-    states: Sequence[tuple[int, ...]] = field(default_factory=tuple)
+    states: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
 
     def with_sources(self, progress: Progress) -> Packing:
         """With the source's files hashed, where packing does not do that: before a conversion."""
         if not converts(self.checkpoint, self.options):
             return self
-        states = self._states()
-        digests = digests_of(self._files(), progress)
-        sources = tuple(SourceFile(file.path, digest) for file, digest in zip(self._files(), digests, strict=True))
+        files = self._files()
+        states = {file.content: _state(file.content) for file in files if isinstance(file.content, Path)}
+        digests = digests_of(files, progress)
+        sources = tuple(SourceFile(file.path, digest) for file, digest in zip(files, digests, strict=True))
         return replace(self, sources=sources, states=states)
 
     def check_unchanged(self) -> None:
         """Raise `Malformed` if a source file was written to since it was hashed: what was converted is not known."""
-        for file, before, now in zip(self._files(), self.states, self._states() if self.states else (), strict=False):
-            if before != now:
-                raise Malformed(f"{file.path}: changed while it was packed; pack again when it is still")
+        for path, before in self.states.items():
+            if not path.exists() or _state(path) != before:
+                raise Malformed(f"{path}: changed while it was packed; pack again when it is still")
 
     def _files(self) -> list[PackFile]:
         files = {file.path: file for file in self.checkpoint.files if isinstance(file.content, Path)}
@@ -75,10 +76,6 @@ class Packing:
                 if path not in files and kind in (Kind.CONFIG, Kind.DOC):
                     files[path] = PackFile.on_disk(path, kind, location)
         return list(files.values())
-
-    def _states(self) -> tuple[tuple[int, ...], ...]:
-        found = (file.content.stat() for file in self._files() if isinstance(file.content, Path))
-        return tuple((state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in found)
 
 
 def attest_pack(repository: Repository, subject: Descriptor, packing: Packing, key: PrivateKey) -> list[Descriptor]:
@@ -173,6 +170,11 @@ def _sources(checkpoint: Checkpoint, manifest: Manifest) -> tuple[SourceFile, ..
     digests = {layer.annotations[mediatypes.FILEPATH]: layer.digest for layer in manifest.layers}
     files = [file.path for file in checkpoint.files if isinstance(file.content, Path)]
     return tuple(SourceFile(path, digests[path]) for path in files)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _stated(created: str) -> str:

@@ -70,9 +70,8 @@ def _licenses(predicate: Any) -> list[Any]:
             found.append(license_.get("id", license_.get("name", _MISSING)))
         elif isinstance(item, dict) and isinstance(item.get("expression"), str):
             # Licences that all apply are as many; of other expressions the whole has to be in the set.
-            parts = item["expression"].split(" AND ")
-            plain = not any(mark in item["expression"] for mark in ("(", " OR ", " WITH "))
-            found += parts if plain else [item["expression"]]
+            expression = item["expression"]
+            found += [expression] if " OR " in expression.upper() else expression.split(" AND ")
         else:
             found.append(_MISSING)
     return found

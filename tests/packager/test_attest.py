@@ -15,10 +15,14 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 
 from artifact.digest import Digest
 from artifact.layout import LayoutRepository
+from artifact.locate import open_repository
 from artifact.manifest import Manifest
 from artifact.reference import Reference
 from artifact.version import __version__
+from packager.attestations import Packing, scan_of
 from packager.description import SPDX, from_checkpoint, from_gguf
+from packager.pack import Options
+from packager.source import open_source
 from supplychain.attest import attestations
 from supplychain.attestation import Attestation
 from supplychain.bom import SPDX_IDS
@@ -138,7 +142,9 @@ def test_a_gguf_file_is_its_own_source(packager, tiny_gguf: Path, tmp_path: Path
     component = said[CYCLONEDX]["metadata"]["component"]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(said[CYCLONEDX])) is None
     assert component["modelCard"]["modelParameters"]["modelArchitecture"] == "llama"
-    assert component["name"] != "model"  # Docker's config has no name: it comes from the checkpoint
+    # Docker's config has neither: they come from the checkpoint.
+    assert component["name"] == "Tiny"
+    assert component["licenses"] == [{"license": {"id": "Apache-2.0"}}]
 
 
 def test_the_provenance_is_enough_to_pack_again(packager, tiny: Path, tmp_path: Path, key: Path) -> None:
@@ -184,6 +190,14 @@ def test_allowed_findings_are_named(packager, tiny: Path, tmp_path: Path, key: P
     assert said[PROVENANCE]["buildDefinition"]["externalParameters"]["allowedFindings"] == ["auto-map", "python-code"]
 
 
+def test_a_scan_without_permission_fails(tiny: Path) -> None:
+    (tiny / "modeling.py").write_text("1")
+    checkpoint = open_source(str(tiny))
+    assert scan_of(Packing(checkpoint, Options())).verdict == "fail"
+    assert scan_of(Packing(checkpoint, Options(allowed=frozenset({"auto-map"})))).verdict == "fail"
+    assert scan_of(Packing(checkpoint, Options(allowed=frozenset({"python-code"})))).verdict == "allowed"
+
+
 def test_nothing_of_this_machine_is_published(packager, tiny: Path, tmp_path: Path, key: Path) -> None:
     packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--sign", key, "--format", "gguf", "--precision", "F16")
     text = json.dumps(predicates(tmp_path, tmp_path / "out", GGUF_TAG))
@@ -221,8 +235,9 @@ def test_a_builder_that_is_no_uri_stops_it_before_anything_is_packed(
     assert packager.stored == []
 
 
+@pytest.mark.parametrize("meddle", [lambda path: path.write_text("{}"), lambda path: path.unlink()])
 def test_a_source_that_changes_while_it_is_converted_is_not_vouched_for(
-    packager, tiny: Path, tmp_path: Path, key: Path, monkeypatch
+    packager, tiny: Path, tmp_path: Path, key: Path, monkeypatch, meddle: Callable[[Path], object]
 ) -> None:
     from packager import cli
 
@@ -230,7 +245,7 @@ def test_a_source_that_changes_while_it_is_converted_is_not_vouched_for(
 
     def meddled(*args: Any, **kwargs: Any) -> Any:
         result = pack(*args, **kwargs)
-        (tiny / "generation_config.json").write_text("{}")
+        meddle(tiny / "generation_config.json")
         return result
 
     monkeypatch.setattr(cli, "pack", meddled)
@@ -345,6 +360,18 @@ def test_attestations_travel_with_their_artifact(packager, tiny: Path, tmp_path:
     line = packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--sign", key)
     packager.ok("copy", line, f"oci:{tmp_path}/there:{TAG}", "--all-referrers")
     assert predicates(tmp_path, tmp_path / "there", TAG) == predicates(tmp_path, tmp_path / "out", TAG)
+
+
+def test_attestations_in_a_registry(packager, tiny: Path, tmp_path: Path, key: Path, registry_server) -> None:
+    running = registry_server(tmp_path / "storage")
+    line = packager.ok("pack", tiny, f"{running.host}/acme/tiny", "--push", "--sign", key)
+    assert packager.ok("pack", tiny, f"{running.host}/acme/tiny", "--push", "--sign", key) == line
+    reference = Reference.parse(line)
+    repository = open_repository(reference)
+    assert reference.digest is not None
+    found = attestations(repository, reference.digest, [PublicKey.load(str(tmp_path / "release.pub"))])
+    assert sorted(item.predicate_type for item in found if item.valid) == sorted([PROVENANCE, CYCLONEDX, SCAN])
+    assert len(repository.referrers(reference.digest)) == 5
 
 
 def test_every_licence_the_packager_knows_is_one_to_the_bill() -> None:

@@ -12,17 +12,19 @@ import pytest
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import InvalidInput
 from artifact.layout import LayoutRepository
 from artifact.reference import Reference
 from supplychain import evidence
 from supplychain.attest import attest
+from supplychain.bundle import Bundle
 from supplychain.decision import Decision, decide
-from supplychain.evidence import collect
+from supplychain.dsse import Envelope, pae
+from supplychain.evidence import Evidence, Fault, Form, Item, collect
 from supplychain.glob import Target
 from supplychain.keys import PrivateKey
 from supplychain.policy import Policy
 from supplychain.predicate import CYCLONEDX, PROVENANCE, SCAN, SPDX
+from supplychain.refusal import Reason
 from supplychain.sign import sign
 from supplychain.statement import Statement
 from supplychain.verify import verify
@@ -95,7 +97,8 @@ def test_a_rule_about_attestations_alone(ask: Ask, say: Say) -> None:
     alone = "[{type: scan, require: {any-of: [audit]}}]"
     assert ask(alone, "nothing").code == "missing-attestation"
     say(SCAN, {"verdict": "pass"}, "audit")
-    assert ask(alone, "nothing").code == "allowed"
+    decision = ask(alone, "nothing")
+    assert decision.allowed and any(step.detail.endswith("type scan, by audit") for step in decision.trace)
 
 
 def test_by_whom(ask: Ask, say: Say) -> None:
@@ -202,6 +205,22 @@ def test_every_licence_has_to_be_in_the_set(ask: Ask, say: Say, predicate: dict[
     assert decision.code == ("allowed" if holds else "attestation-condition")
 
 
+@pytest.mark.parametrize(
+    ("expression", "holds"),
+    [
+        ("MIT OR Acme", True),
+        ("Apache-2.0", True),
+        ("Apache-2.0 AND Apache-2.0", True),
+        ("Apache-2.0 AND MIT OR Acme", False),  # Acme alone would do, and is not in the set
+        ("Apache-2.0 AND MIT or Acme", False),
+    ],
+)
+def test_a_choice_of_licences_is_compared_whole(ask: Ask, say: Say, expression: str, holds: bool) -> None:
+    say(CYCLONEDX, bill({"expression": expression}))
+    decision = ask("[{type: cyclonedx, conditions: [{license: {one-of: [Apache-2.0, MIT OR Acme, MIT or Acme]}}]}]")
+    assert decision.allowed is holds
+
+
 def test_all_conditions_on_one_attestation(ask: Ask, say: Say) -> None:
     """Two attestations that each meet one of two conditions do not meet both."""
     both = "[{type: scan, conditions: [{verdict: pass}, {path: /scanner/version, equals: '2'}]}]"
@@ -236,18 +255,21 @@ def test_every_needs_one(ask: Ask) -> None:
     assert ask("[{type: scan, which: every, conditions: [{verdict: pass}]}]").code == "missing-attestation"
 
 
+class Flooded(LayoutRepository):
+    """A repository whose listing has far too many referrers after the good ones."""
+
+    def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
+        fakes = (Digest.of(b"%d" % number) for number in range(evidence.MAX_ITEMS + 1))
+        kind = mediatypes.SIGSTORE_BUNDLE
+        flood = [Descriptor(mediatypes.IMAGE_MANIFEST, fake, 500, artifact_type=kind) for fake in fakes]
+        return super().referrers(subject, artifact_type) + flood
+
+
 def test_every_is_not_satisfied_by_what_was_not_looked_at(
     repository: LayoutRepository, subject: Descriptor, say: Say, policy: Parse
 ) -> None:
     """Who can push referrers must not be able to hide a bad verdict behind them."""
     say(SCAN, {"verdict": "pass"})
-
-    class Flooded(LayoutRepository):
-        def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
-            fakes = (Digest.of(b"%d" % number) for number in range(evidence.MAX_ITEMS + 1))
-            kind = mediatypes.SIGSTORE_BUNDLE
-            flood = [Descriptor(mediatypes.IMAGE_MANIFEST, fake, 500, artifact_type=kind) for fake in fakes]
-            return super().referrers(subject, artifact_type) + flood
 
     def decision(which: str) -> Decision:
         rule = f"{{match: ['**'], require: {{any-of: [release]}}, attestations: [{{type: scan, which: {which}}}]}}"
@@ -259,16 +281,22 @@ def test_every_is_not_satisfied_by_what_was_not_looked_at(
     assert decision("every").code in ("too-many-signatures", "unreadable-signature")
 
 
+@pytest.mark.parametrize("code", ["oversized-signature", "unreadable-signature", "malformed-signature"])
+def test_every_and_one_that_cannot_be_read(
+    repository: LayoutRepository, subject: Descriptor, say: Say, policy: Parse, code: str
+) -> None:
+    say(SCAN, {"verdict": "pass"})
+    rule = "{match: ['**'], require: {any-of: [release]}, attestations: [{type: scan, which: every}]}"
+    found = collect(repository, subject.digest)
+    broken = replace(found, items=(*found.items, Item(Form.BUNDLE, "referrer", fault=Fault(Reason(code), "broken"))))
+    decision = decide(policy(f"{AUTHORITIES}rules: [{rule}]"), Target("model"), broken)
+    # What is malformed says nothing, and so nothing bad; what was not read may.
+    assert decision.code == ("allowed" if code == "malformed-signature" else code)
+
+
 def test_a_flood_is_named_where_it_may_hide_the_attestation(
     repository: LayoutRepository, subject: Descriptor, policy: Parse
 ) -> None:
-    class Flooded(LayoutRepository):
-        def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
-            fakes = (Digest.of(b"%d" % number) for number in range(evidence.MAX_ITEMS + 1))
-            kind = mediatypes.SIGSTORE_BUNDLE
-            flood = [Descriptor(mediatypes.IMAGE_MANIFEST, fake, 500, artifact_type=kind) for fake in fakes]
-            return super().referrers(subject, artifact_type) + flood
-
     text = f"{AUTHORITIES}rules: [{{match: ['**'], require: {{any-of: [release]}}, attestations: [scan]}}]"
     decision = verify(Flooded(repository.root, repository.name), REFERENCE, subject, policy(text))
     assert decision.code == "too-many-signatures"
@@ -333,6 +361,32 @@ def test_every_rule_has_its_say(repository: LayoutRepository, subject: Descripto
         assert (decision.code, "'made'" in decision.reason) == ("missing-attestation", True)
 
 
+@pytest.mark.parametrize("type_", ["\ud800", "a\nb\x1b[31m", "x" * 100_000])
+def test_text_of_an_attestation_does_not_spoil_a_report(type_: str) -> None:
+    """A required key may have signed anything at all, elsewhere and long ago."""
+    digest = Digest.of(b"manifest")
+    key = PrivateKey.new()
+    payload = json.dumps(
+        {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"digest": {"sha256": digest.hex}}],
+            "predicateType": type_,
+            "predicate": {type_: type_},
+        }
+    ).encode()
+    envelope = Envelope(payload, mediatypes.IN_TOTO, (key.sign(pae(mediatypes.IN_TOTO, payload)),))
+    found = Evidence(digest, (Item(Form.BUNDLE, "referrer", Bundle(envelope, hint="")),))
+    text = "version: 1\nauthorities: {a: {key: x}}\nrules: [{match: ['**'], require: nothing, "
+    text += "attestations: [{type: scan, require: {any-of: [a]}}]}]"
+    decision = decide(Policy.parse(text.encode(), "p", lambda _: key.public), Target("model"), found)
+    assert decision.code == "missing-attestation"
+    assert decision.trace[0].code == "valid-attestation"
+    for line in (decision.reason, *(step.detail for step in decision.trace)):
+        line.encode()
+        assert line.isprintable() and len(line) < 1000
+    json.dumps(decision.to_json(), ensure_ascii=False).encode()
+
+
 def test_the_decision_is_a_function_of_the_evidence(
     repository: LayoutRepository, subject: Descriptor, policy: Parse, say: Say
 ) -> None:
@@ -344,47 +398,3 @@ def test_the_decision_is_a_function_of_the_evidence(
     again = decide(policy(text), Target("model"), replace(found, items=found.items[::-1]))
     assert json.dumps(first.to_json()) == json.dumps(decide(policy(text), Target("model"), found).to_json())
     assert first.allowed and again.allowed
-
-
-HEAD = f"{AUTHORITIES}rules:\n  - match: ['**']\n    require: {{any-of: [release]}}\n    attestations:\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "message"),
-    [
-        ("      - provenance\n", 7, "not a predicate type"),
-        ("      - https://sigstore.dev/cosign/sign/v1\n", 7, "type of a signature"),
-        ("      - {types: scan}\n", 7, "unknown key 'types'"),
-        ("      - {require: {any-of: [ops]}}\n", 7, "'type' is missing"),
-        ("      - {type: [scan]}\n", 7, "must be text"),
-        ("      - {type: scan, require: nothing}\n", 7, "nobody"),
-        ("      - {type: scan, require: {any-of: [none]}}\n", 7, "no authority"),
-        ("      - {type: scan, which: some}\n", 7, "any or every"),
-        ("      - type: scan\n        conditions:\n          - {}\n", 9, "a condition is"),
-        ("      - type: scan\n        conditions:\n          - {verdicts: pass}\n", 9, "unknown key 'verdicts'"),
-        ("      - type: scan\n        conditions:\n          - {builder: x}\n", 9, "condition on slsaprovenance1"),
-        ("      - type: scan\n        conditions:\n          - {verdict: pass, license: x}\n", 9, "a condition is"),
-        ("      - type: scan\n        conditions:\n          - {verdict: {is: pass}}\n", 9, "unknown key 'is'"),
-        ("      - type: scan\n        conditions:\n          - {verdict: {}}\n", 9, "equals, one-of or glob"),
-        ("      - type: scan\n        conditions:\n          - {verdict: [pass]}\n", 9, "must be a mapping"),
-        ("      - type: scan\n        conditions:\n          - {verdict: {one-of: []}}\n", 9, "empty"),
-        ("      - type: scan\n        conditions:\n          - {verdict: {one-of: pass}}\n", 9, "must be a list"),
-        ("      - type: scan\n        conditions:\n          - {verdict: {glob: '***'}}\n", 9, "pattern"),
-        ("      - type: scan\n        conditions:\n          - {verdict: null}\n", 9, "in quotes"),
-        ("      - type: scan\n        conditions:\n          - {path: verdict, equals: x}\n", 9, "not a path"),
-        ("      - type: scan\n        conditions:\n          - {path: /a~2, equals: x}\n", 9, "not a path"),
-        ("      - type: scan\n        conditions:\n          - {path: /verdict}\n", 9, "equals, one-of or glob"),
-        ("      - type: scan\n        conditions:\n          - {path: /v, equals: x, glob: y}\n", 9, "one of equals"),
-        ("      - type: scan\n        conditions:\n          - {path: /v, verdict: x}\n", 9, "unknown key 'verdict'"),
-        ("      - type: scan\n        conditions: {verdict: pass}\n", 8, "must be a list"),
-    ],
-)
-def test_a_mistake_is_pointed_at(policy: Parse, text: str, line: int, message: str) -> None:
-    with pytest.raises(InvalidInput, match=message) as error:
-        policy(HEAD + text)
-    assert str(error.value).startswith(f"policy.yaml:{line}: ")
-
-
-def test_nobody_is_no_default(policy: Parse) -> None:
-    with pytest.raises(InvalidInput, match="nobody"):
-        policy(HEAD.replace("{any-of: [release]}", "nothing") + "      - scan\n")

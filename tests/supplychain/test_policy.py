@@ -167,6 +167,7 @@ def test_arbitrary_bytes(raw: bytes) -> None:
 
 
 WORDS = ["version", "1", "rules", "match", "require", "any-of", "nothing", "authorities", "key", "revoked", "digests"]
+WORDS += ["attestations", "type", "scan", "conditions", "path", "/a/*", "equals", "one-of", "glob", "verdict", "which"]
 TOKENS = [
     *WORDS,
     ": ",
