@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCE ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help setup demo test check format docs clean
+.PHONY: help setup demo test bench oracle check format docs clean
 
 help:  ## Show what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +30,14 @@ demo: $(STAMP)  ## Pack a real model, push, sign, pull by digest, verify, serve,
 
 test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## Measure the registry against others on PATH (BENCH_ARGS="--size 64 --rounds 2" for a quick look)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.gateway
+
+oracle: $(STAMP)  ## Compare conversion with llama.cpp's own converter and transformers (builds .cache/oracle, needs torch)
+	$(BIN)/python -m tests.packager.convert.oracle setup
+	$(BIN)/python -m pytest tests/packager/convert -m oracle
 
 check: $(STAMP)  ## Lint, types, import contract, documentation
 	$(BIN)/ruff check .

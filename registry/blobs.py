@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from artifact.digest import Digest, Hasher
 from registry import keys
+from registry.condemned import Condemned
 from registry.store.protocol import Conflict, Missing, ObjectStore, StoreUnavailable
 
 _READ = 1024 * 1024
 
+PRESIGNED_SECONDS = 20 * 60
+"""How long a URL that lets a client read a blob from the store itself is good for."""
+
+PLAIN_LINK = b"{}"
+"""A link that the garbage collector has not marked."""
+
 
 @dataclass(frozen=True)
 class BlobRecord:
-    """Where a blob's bytes lie, and how many they are."""
+    """Where a blob's bytes lie, how many they are, and whether the garbage collector has condemned them."""
 
     data: str
     size: int
+    condemned: Condemned | None = None
 
     def to_bytes(self) -> bytes:
-        return json.dumps({"data": self.data, "size": self.size}, separators=(",", ":")).encode()
+        value: dict[str, Any] = {"data": self.data, "size": self.size}
+        if self.condemned:
+            value["condemned"] = self.condemned.to_json()
+        return json.dumps(value, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> BlobRecord:
@@ -28,11 +40,25 @@ class BlobRecord:
         try:
             value = json.loads(raw)
             data, size = value["data"], value["size"]
-        except (ValueError, KeyError, TypeError):
+            condemned = Condemned.from_json(value.get("condemned"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise StoreUnavailable("a blob record in the store is damaged: run registry fsck") from None
         if not isinstance(data, str) or not data.startswith(keys.DATA) or not isinstance(size, int) or size < 0:
             raise StoreUnavailable("a blob record in the store is damaged: run registry fsck")
-        return cls(data, size)
+        return cls(data, size, condemned)
+
+
+def link_bytes(condemned: Condemned | None) -> bytes:
+    """The content of a link."""
+    return PLAIN_LINK if condemned is None else json.dumps({"condemned": condemned.to_json()}).encode()
+
+
+def link_mark(raw: bytes) -> Condemned | None:
+    """The mark on a link. Raises `StoreUnavailable` if the link is damaged."""
+    try:
+        return None if raw == PLAIN_LINK else Condemned.from_json(json.loads(raw)["condemned"])
+    except (ValueError, KeyError, TypeError):
+        raise StoreUnavailable("a blob link in the store is damaged: run registry fsck") from None
 
 
 class Blobs:
@@ -51,13 +77,38 @@ class Blobs:
         """The record of a blob, whoever may serve it. Raises `Missing`."""
         return BlobRecord.from_bytes(self._store.get(keys.record(digest)).data)
 
+    def claim(self, name: str, digest: Digest) -> BlobRecord:
+        """As `find`, for a caller that relies on the blob's staying: a mark of the garbage collector is taken off."""
+        key = keys.blob(name, digest)
+        while (found := self._store.get(key)).data != PLAIN_LINK:
+            try:
+                self._store.put(key, PLAIN_LINK, if_match=found.etag)
+                break
+            except Conflict:
+                continue
+        return self._claim_record(digest)
+
+    def _claim_record(self, digest: Digest) -> BlobRecord:
+        key = keys.record(digest)
+        while True:
+            found = self._store.get(key)
+            record = BlobRecord.from_bytes(found.data)
+            if record.condemned is None:
+                return record
+            record = replace(record, condemned=None)
+            try:
+                self._store.put(key, record.to_bytes(), if_match=found.etag)
+                return record
+            except Conflict:
+                continue
+
     def mount(self, name: str, digest: Digest, origin: str | None) -> bool:
         """Let a repository serve a blob that `origin` serves, or any repository if None. False if none does."""
         try:
             if origin is None:
-                self.record(digest)
+                self._claim_record(digest)
             else:
-                self.find(origin, digest)
+                self.claim(origin, digest)
         except Missing:
             return False
         self.link(name, digest)
@@ -65,7 +116,7 @@ class Blobs:
 
     def link(self, name: str, digest: Digest) -> None:
         """Let a repository serve a blob."""
-        self._store.put(keys.blob(name, digest), b"{}")
+        self._store.put(keys.blob(name, digest), PLAIN_LINK)
 
     def unlink(self, name: str, digest: Digest) -> None:
         """Stop a repository from serving a blob. The bytes stay until they are collected. Raises `Missing`."""
@@ -90,15 +141,16 @@ class Blobs:
             except Missing:
                 continue
             theirs = BlobRecord.from_bytes(existing.data)
-            if theirs == mine or self._intact(theirs, size):
+            kept = replace(theirs, condemned=None) if theirs.data == data or self._intact(theirs, size) else mine
+            if kept == theirs:
                 break
             try:
-                self._store.put(key, mine.to_bytes(), if_match=existing.etag)
+                self._store.put(key, kept.to_bytes(), if_match=existing.etag)
                 break
             except Conflict:
                 continue
         self.link(name, digest)
-        if self.record(digest) != mine:
+        if self.record(digest).data != data:
             self._store.delete(data)
 
     def _intact(self, record: BlobRecord, size: int) -> bool:

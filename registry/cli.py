@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -9,9 +10,14 @@ import typer
 from artifact.progress import Progress
 from artifact.terminal import print_json, progress_bars, run
 from artifact.version import __version__
+from registry.config.command import configuration
+from registry.config.sections import DEFAULT_LISTEN, DEFAULT_STORAGE
 from registry.fsck import Checker, Finding
-from registry.serve import DEFAULT_LISTEN, DEFAULT_STORAGE, Settings, serve
+from registry.gc.command import gc
+from registry.serve import serve
+from registry.settings import Settings
 from registry.store.open import open_store
+from registry.users import users
 
 app = typer.Typer(
     name="registry",
@@ -43,14 +49,23 @@ def _main(
 
 @app.command("serve", epilog="Example: registry serve --storage /srv/registry --listen 127.0.0.1:5000")
 def serve_command(
-    storage: _Storage = DEFAULT_STORAGE,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="registry.toml", help="Configuration; options here win over it.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="DIR|s3://BUCKET[/PREFIX]", help=f"{_STORAGE_HELP} Default: {DEFAULT_STORAGE}")
+    ] = None,
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 picks a free one.")
-    ] = DEFAULT_LISTEN,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of server processes.")] = 1,
+        str | None,
+        typer.Option(metavar="HOST:PORT", help=f"Where to listen; port 0 picks a free one. Default: {DEFAULT_LISTEN}"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Number of server processes. Default: 1")] = None,
     redirect: Annotated[
-        bool, typer.Option("--redirect/--no-redirect", help="Send clients to S3 for large blobs by presigned URLs.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--redirect/--no-redirect", help="Send clients to S3 for large blobs by presigned URLs (default)."
+        ),
+    ] = None,
     insecure_anonymous: Annotated[
         bool,
         typer.Option(
@@ -58,9 +73,20 @@ def serve_command(
             help="Listen beyond this machine although anyone who can connect may then push and delete.",
         ),
     ] = False,
+    gc_interval: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="Collect garbage in the background this often. Default: 0, never"),
+    ] = None,
+    gc_grace: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="As --grace of registry gc.")] = None,
 ) -> None:
     """Serve the OCI distribution API until SIGTERM or Ctrl-C, then let running requests finish."""
-    serve(Settings(storage, listen, workers, redirect, insecure_anonymous))
+    path = None if config is None else str(config)
+    serve(Settings(path, storage, listen, workers, redirect, insecure_anonymous, gc_interval, gc_grace))
+
+
+app.add_typer(users)
+app.add_typer(configuration)
+app.command("gc", epilog="Example: registry gc --storage s3://models --dry-run")(gc)
 
 
 @app.command(epilog="Example: registry fsck --storage /srv/registry --json")

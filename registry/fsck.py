@@ -16,7 +16,7 @@ from artifact.errors import InvalidInput, Malformed, StowageError
 from artifact.manifest import Index
 from registry import keys
 from registry.blobs import BlobRecord, hash_object
-from registry.manifests import StoredManifest
+from registry.manifests import StoredManifest, kept_elsewhere
 from registry.store.protocol import Entry, Missing, ObjectStore
 
 
@@ -127,16 +127,16 @@ class Checker:
         name, _, tail = entry.key.removeprefix(keys.REPOSITORIES).partition("/_manifests/")
         digest = Digest(*tail.split("/"))
         self._manifests.add((name, digest))
-        media_type, _, raw = self._store.get(entry.key).data.partition(b"\n")
-        self.bytes += len(raw)
-        if not digest.matches(raw):
+        stored = StoredManifest.from_object(digest, self._store.get(entry.key).data)
+        self.bytes += len(stored.raw)
+        if not digest.matches(stored.raw):
             yield Finding("wrong-bytes", entry.key, f"the manifest is not {digest}")
             return
-        document = StoredManifest(digest, media_type.decode("ascii"), raw).document
+        document = stored.document
         if isinstance(document, Index):
             needed = [keys.manifest(name, item.digest) for item in document.manifests]
         else:
-            needed = [keys.blob(name, item.digest) for item in document.blobs]
+            needed = [keys.blob(name, item.digest) for item in document.blobs if not kept_elsewhere(item)]
         for key in needed:
             try:
                 self._store.head(key)

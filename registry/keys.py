@@ -9,6 +9,9 @@
     repos/<name>/_tags/<tag>                          the digest the tag points at
     repos/<name>/_referrers/<algorithm>/<subject>/<hex>   descriptor of a manifest that refers to the subject
     uploads/<id>/session                              state of an upload
+    robots/<name>                                     a robot account
+    gc/lease                                          who collects garbage, and until when
+    gc/data/<upload id>                               since when a data object has been one that no record speaks of
 
 A component of a repository name cannot begin with an underscore, so these never collide. Every function takes checked
 values: a `Digest`, a name that `artifact.reference.is_name` accepts, an upload id that `is_upload_id` accepts.
@@ -25,6 +28,7 @@ REPOSITORIES = "repos/"
 DATA = "data/"
 RECORDS = "blobs/"
 UPLOADS = "uploads/"
+ROBOTS = "robots/"
 
 _UPLOAD_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -83,6 +87,11 @@ def referrers(name: str, subject: Digest) -> str:
 def referrer(name: str, subject: Digest, digest: Digest) -> str:
     """One referrer of a subject."""
     return referrers(name, subject) + digest.hex
+
+
+def robot(name: str) -> str:
+    """A robot account."""
+    return ROBOTS + name
 
 
 def upload(id_: str) -> str:

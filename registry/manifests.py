@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from artifact import mediatypes
@@ -16,7 +16,8 @@ from artifact.manifest import Index, Manifest
 from artifact.reference import is_tag
 from registry import keys
 from registry.blobs import Blobs
-from registry.store.protocol import Missing, ObjectStore
+from registry.condemned import Condemned
+from registry.store.protocol import Conflict, Missing, ObjectStore
 from registry.tags import Tags
 
 _INDEXES = (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST)
@@ -29,11 +30,27 @@ class ReferenceUnknown(NotFound):
 
 @dataclass(frozen=True)
 class StoredManifest:
-    """A manifest's bytes, with the digest and media type they were pushed under."""
+    """A manifest's bytes, with the digest and media type they were pushed under, and the garbage collector's mark."""
 
     digest: Digest
     media_type: str
     raw: bytes
+    condemned: Condemned | None = None
+
+    @classmethod
+    def from_object(cls, digest: Digest, data: bytes) -> StoredManifest:
+        """Read what `to_object` wrote. Raises `Malformed` if the head is damaged; the bytes are not checked."""
+        head, _, raw = data.partition(b"\n")
+        media_type, _, mark = head.decode("ascii", "replace").partition(" ")
+        try:
+            return cls(digest, media_type, raw, Condemned.from_text(mark))
+        except ValueError:
+            raise Malformed(f"the stored manifest {digest} has a damaged head: run registry fsck") from None
+
+    def to_object(self) -> bytes:
+        """As it lies in the store: media type, mark if there is one, newline, bytes."""
+        mark = f" {self.condemned.to_text()}" if self.condemned else ""
+        return f"{self.media_type}{mark}\n".encode("ascii") + self.raw
 
     @cached_property
     def document(self) -> Manifest | Index:
@@ -63,18 +80,35 @@ class Manifests:
         self._blobs = blobs
         self._tags = tags
 
-    def find(self, name: str, reference: str) -> StoredManifest:
-        """The manifest a tag or digest names. Raises `Missing`, and `InvalidInput` on a malformed digest."""
+    def find(self, name: str, reference: str, claim: bool = False) -> StoredManifest:
+        """The manifest a tag or digest names. Raises `Missing`, and `InvalidInput` on a malformed digest. With `claim`
+        as `claim` does."""
         if ":" in reference:
-            return self.by_digest(name, Digest.parse(reference))
+            digest = Digest.parse(reference)
+            return self.claim(name, digest) if claim else self.by_digest(name, digest)
         if not is_tag(reference):
             raise Missing("no such tag")
         return self.by_digest(name, self._tags.resolve(name, reference))
 
     def by_digest(self, name: str, digest: Digest) -> StoredManifest:
         """A manifest of a repository. Raises `Missing`."""
-        media_type, _, raw = self._store.get(keys.manifest(name, digest)).data.partition(b"\n")
-        return StoredManifest(digest, media_type.decode("ascii", "replace"), raw)
+        return StoredManifest.from_object(digest, self._store.get(keys.manifest(name, digest)).data)
+
+    def claim(self, name: str, digest: Digest) -> StoredManifest:
+        """As `by_digest`, for a caller that relies on the manifest's staying: a mark of the garbage collector is taken
+        off."""
+        key = keys.manifest(name, digest)
+        while True:
+            found = self._store.get(key)
+            manifest = StoredManifest.from_object(digest, found.data)
+            if manifest.condemned is None:
+                return manifest
+            manifest = replace(manifest, condemned=None)
+            try:
+                self._store.put(key, manifest.to_object(), if_match=found.etag)
+                return manifest
+            except Conflict:
+                continue
 
     def check(self, name: str, manifest: StoredManifest) -> None:
         """That a manifest is one, and that the repository has everything it refers to; its subject may come later.
@@ -83,18 +117,18 @@ class Manifests:
         if isinstance(document, Index):
             _each(lambda item: self._require_manifest(name, item), document.manifests)
         else:
-            blobs = [item for item in (document.config, *document.layers) if not _kept_elsewhere(item)]
+            blobs = [item for item in (document.config, *document.layers) if not kept_elsewhere(item)]
             _each(lambda item: self._require_blob(name, item), {item.digest: item for item in blobs}.values())
 
     def _require_manifest(self, name: str, item: Descriptor) -> None:
         try:
-            self._store.head(keys.manifest(name, item.digest))
+            self.claim(name, item.digest)
         except Missing:
             raise ReferenceUnknown(f"manifest {item.digest} is not in {name}: push it first") from None
 
     def _require_blob(self, name: str, item: Descriptor) -> None:
         try:
-            record = self._blobs.find(name, item.digest)
+            record = self._blobs.claim(name, item.digest)
         except Missing:
             raise ReferenceUnknown(f"blob {item.digest} is not in {name}: push it first") from None
         if record.size != item.size:
@@ -102,9 +136,7 @@ class Manifests:
 
     def put(self, name: str, manifest: StoredManifest) -> None:
         """Store a manifest that has been checked."""
-        self._store.put(
-            keys.manifest(name, manifest.digest), manifest.media_type.encode("ascii") + b"\n" + manifest.raw
-        )
+        self._store.put(keys.manifest(name, manifest.digest), manifest.to_object())
 
     def delete(self, name: str, digest: Digest) -> StoredManifest:
         """Remove a manifest and the tags that point at it; returns it. Raises `Missing`."""
@@ -126,7 +158,7 @@ def read_manifest(raw: bytes, content_type: str, digest: Digest | None) -> Store
     return StoredManifest(digest, content_type, raw)
 
 
-def _kept_elsewhere(item: Descriptor) -> bool:
+def kept_elsewhere(item: Descriptor) -> bool:
     """Layers that by their type are never pushed (image-spec, "Non-Distributable Layers")."""
     return ".nondistributable." in item.media_type or ".foreign." in item.media_type
 

@@ -56,8 +56,14 @@ class ResumableSha256:
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
         """Hash further bytes."""
-        raw = data if isinstance(data, bytes) else bytes(data)
-        self._library.SHA256_Update(ctypes.byref(self._context), raw, len(raw))
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        if isinstance(data, bytes):
+            start: Any = data
+        elif size and not memoryview(data).readonly:
+            start = (ctypes.c_char * size).from_buffer(data)  # in place: a copy would cost as much as the hash
+        else:
+            start = bytes(data)
+        self._library.SHA256_Update(ctypes.byref(self._context), start, size)
 
     def hexdigest(self) -> str:
         """The digest so far."""
@@ -88,7 +94,7 @@ def _library() -> Any:
             library = ctypes.CDLL(name)
             for function in (library.SHA256_Init, library.SHA256_Final):
                 function.restype = ctypes.c_int
-            library.SHA256_Update.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+            library.SHA256_Update.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
             library.SHA256_Update.restype = ctypes.c_int
         except (OSError, AttributeError):
             continue

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import ipaddress
-import json
 import os
 import signal
 import socket
+import ssl
 import sys
-from dataclasses import asdict, dataclass
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,29 +19,24 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from artifact.errors import InvalidInput, StowageError
-from artifact.reference import is_host
+from artifact.errors import StowageError
+from artifact.terminal import note
+from registry.config.files import check_files
+from registry.config.sections import Config
+from registry.gc.background import BackgroundCollector, collect_while_serving
 from registry.http.app import create_app
 from registry.http.blobs import Redirects
+from registry.http.connection import Connection
+from registry.http.operation import Operation
+from registry.listen import listen_address
+from registry.settings import Settings, effective
 from registry.store.open import open_store
 from registry.store.probe import conditional_writes_are_atomic
 
-DEFAULT_STORAGE = "./registry-data"
-DEFAULT_LISTEN = "127.0.0.1:5000"
-
 _DRAIN = 30  # seconds running requests have after SIGTERM
 _SETTINGS = "STOWAGE_REGISTRY_SETTINGS"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What ``registry serve`` was told."""
-
-    storage: str = DEFAULT_STORAGE
-    listen: str = DEFAULT_LISTEN
-    workers: int = 1
-    redirect: bool = True
-    insecure_anonymous: bool = False
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_COUNTS = "STOWAGE_REGISTRY_COUNTS"  # the folder in which server processes add up their metrics
 
 
 class PortTaken(StowageError):
@@ -50,44 +47,56 @@ class PortTaken(StowageError):
 
 def serve(settings: Settings) -> NoReturn:
     """Serve until a signal ends it. Raises `InvalidInput`, `PortTaken`, and what opening the store raises."""
-    host, port = listen_address(settings.listen)
-    if not is_loopback(host) and not settings.insecure_anonymous:
-        raise InvalidInput(
-            f"refusing to listen on {host}: this registry has no access control, so anyone who can connect could "
-            "push and delete; listen on 127.0.0.1, or state --insecure-anonymous"
-        )
-    store = open_store(settings.storage)
+    config, notes = effective(settings)
+    for sentence in notes:
+        note(f"note: {sentence}")
+    check_files(config)
+    store = open_store(config.server.storage)
     if not conditional_writes_are_atomic(store):
         raise StowageError(
             f"storage {store.place} does not keep conditional writes apart (If-None-Match, If-Match): concurrent "
             "pushes could lose data; use a store that does"
         )
-    listener = _listen(host, port)
+    listener = _listen(*listen_address(config.server.listen))
     address, real_port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    print(f"registry listening on http://{shown}:{real_port} (storage: {store.place})", flush=True)
-    os.environ[_SETTINGS] = json.dumps(asdict(settings))
-    config = uvicorn.Config(
+    scheme = "http" if config.server.tls is None else "https"
+    print(f"registry listening on {scheme}://{shown}:{real_port} (storage: {store.place})", flush=True)
+    os.environ[_SETTINGS] = settings.to_text()
+    server = uvicorn.Server(_uvicorn(config))
+    # The server gives the signal back once it has drained; that is then the end of a good run.
+    signal.signal(signal.SIGTERM, _drained)
+    if config.server.workers == 1:
+        server.run(sockets=[listener])
+    else:
+        with tempfile.TemporaryDirectory(prefix="stowage-registry-") as counts:
+            os.environ[_COUNTS] = counts
+            Multiprocess(server.config, sockets=[listener]).run()
+    sys.exit(0 if server.started or config.server.workers > 1 else 1)
+
+
+def _uvicorn(config: Config) -> uvicorn.Config:
+    tls = config.server.tls
+    return uvicorn.Config(
         "registry.serve:app_from_environment",
         factory=True,
-        workers=settings.workers,
+        workers=config.server.workers,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
+        ws="none",
         lifespan="on",
         access_log=False,
+        proxy_headers=False,  # which proxies are believed says the configuration
         log_level="warning",
         server_header=False,
         timeout_keep_alive=75,  # longer than clients keep idle connections, so that none is reused as it closes
         timeout_graceful_shutdown=_DRAIN,
+        ssl_certfile=None if tls is None else str(tls.certificate),
+        ssl_keyfile=None if tls is None else str(tls.key),
+        ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),
+        # Who shows a certificate has to show a good one; who shows none may still log in another way.
+        ssl_cert_reqs=ssl.CERT_NONE if tls is None or tls.client_ca is None else ssl.CERT_OPTIONAL,
     )
-    # The server gives the signal back once it has drained; that is then the end of a good run.
-    signal.signal(signal.SIGTERM, _drained)
-    server = uvicorn.Server(config)
-    if settings.workers == 1:
-        server.run(sockets=[listener])
-    else:
-        Multiprocess(config, sockets=[listener]).run()
-    sys.exit(0 if server.started or settings.workers > 1 else 1)
 
 
 def _drained(_signal: int, _frame: FrameType | None) -> Any:
@@ -96,27 +105,22 @@ def _drained(_signal: int, _frame: FrameType | None) -> Any:
 
 def app_from_environment() -> Starlette:
     """The application of one server process, with the settings its parent left in the environment."""
-    settings = Settings(**json.loads(os.environ[_SETTINGS]))
-    return create_app(open_store(settings.storage), Redirects(enabled=settings.redirect))
+    config, _ = effective(Settings.from_text(os.environ[_SETTINGS]))
+    store = open_store(config.server.storage)
+    _give_memory_back()
+    shared = os.environ.get(_COUNTS)
+    operation = Operation(config, Path(shared) if shared else None)
+    app = create_app(store, Redirects(enabled=config.server.redirect), config, operation)
+    if config.gc.interval:
+        collector = BackgroundCollector(store, config.gc.interval, grace=config.gc.grace, observe=operation.collected)
+        collect_while_serving(app, collector)
+    return app
 
 
-def listen_address(text: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``. Raises `InvalidInput`."""
-    host, colon, port = text.rpartition(":")
-    valid = colon and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 65536
-    if not valid or not is_host(host):
-        raise InvalidInput(f"not an address to listen on: {text[:80]!r} (want HOST:PORT, for example 127.0.0.1:5000)")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _give_memory_back() -> None:
+    """Have glibc return large buffers to the system as soon as they are freed, instead of learning to keep them."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from artifact.digest import Digest
 from artifact.errors import InvalidInput
 from registry import keys
@@ -18,23 +20,30 @@ class Tags:
         """The digest a tag points at. Raises `Missing`."""
         return _digest(self._store.get(keys.tag(name, tag)).data)
 
-    def point(self, name: str, tag: str, digest: Digest) -> None:
-        """Make a tag point at a digest. Of two that do so at once, the last one stands."""
+    def point(
+        self, name: str, tag: str, digest: Digest, may_move: Callable[[Digest], None] | None = None
+    ) -> Digest | None:
+        """Make a tag point at a digest. Of two that do so at once, the last one stands. `may_move` is asked, with what
+        the tag points at, before it is moved to something else, and raises if it may not be.
+        Returns what the tag pointed at before."""
         key = keys.tag(name, tag)
         while True:
             try:
                 current = self._store.get(key)
                 if current.data == str(digest).encode():
-                    return
+                    return digest
+                previous = _digest(current.data)
+                if may_move is not None:
+                    may_move(previous)
                 self._store.put(key, str(digest).encode(), if_match=current.etag)
-                return
+                return previous
             except Missing:
                 pass
             except Conflict:
                 continue
             try:
                 self._store.put(key, str(digest).encode(), if_none_match=True)
-                return
+                return None
             except Conflict:
                 continue
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,18 +28,21 @@ LIFETIME = 24 * 3600
 DISCARDED = "discarded"
 """What `Session.closing` says of an upload whose bytes are being removed."""
 
+_ANYBODY = "anonymous"
 _CHECKPOINT = 64 * 1024 * 1024  # bytes of one request after which the session is saved in between
 
 
 @dataclass
 class Session:
     """The saved state of an upload. `offset` is the number of bytes that are safe; `midstate` the running SHA-256 of
-    them, None where it cannot be saved; `closing` the digest the upload is being closed with, once every byte is
+    them, None where it cannot be saved; `owner` the principal who
+    may continue it; `closing` the digest the upload is being closed with, once every byte is
     there; `etag` names the saved version this was read from."""
 
     id: str
     repository: str
     expires: float
+    owner: str = _ANYBODY
     offset: int = 0
     algorithm: str = "sha256"
     midstate: str | None = None
@@ -54,38 +58,62 @@ class Session:
 class Uploads:
     """The uploads of every repository."""
 
-    def __init__(self, store: ObjectStore, blobs: Blobs) -> None:
+    def __init__(self, store: ObjectStore, blobs: Blobs, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._blobs = blobs
+        self._clock = clock
 
-    def begin(self, name: str, algorithm: str = "sha256") -> Session:
-        """Start an upload into a repository."""
-        session = Session(keys.new_upload_id(), name, time.time() + LIFETIME, algorithm=algorithm)
+    def begin(self, name: str, algorithm: str = "sha256", owner: str = _ANYBODY) -> Session:
+        """Start an upload into a repository, which `owner` alone may continue."""
+        session = Session(keys.new_upload_id(), name, self._clock() + LIFETIME, owner, algorithm=algorithm)
         if algorithm == "sha256" and supported():
             session.midstate = ResumableSha256().state()
-        session.etag = self._store.put(keys.session(session.id), session.to_bytes(), if_none_match=True)
+        session.etag = self._store.put(keys.session(session.id), session.to_bytes())
         return session
 
-    def find(self, name: str, id_: str) -> Session:
-        """An upload of this repository. Raises `Missing`, also where it belongs to another or has expired."""
+    def find(self, name: str, id_: str, owner: str = _ANYBODY) -> Session:
+        """An upload of this repository and owner. Raises `Missing`, also where it belongs to another or has expired."""
+        session = self.load(id_)
+        if session.repository != name or session.owner != owner or session.expires < self._clock():
+            raise Missing("no such upload")
+        return session
+
+    def load(self, id_: str) -> Session:
+        """An upload of whichever repository, expired or not. Raises `Missing`."""
         if not keys.is_upload_id(id_):
             raise Missing("no such upload")
         found = self._store.get(keys.session(id_))
         try:
-            session = Session(id=id_, etag=found.etag, **json.loads(found.data))
+            return Session(id=id_, etag=found.etag, **json.loads(found.data))
         except (ValueError, TypeError):
             raise Missing("upload state is damaged") from None
-        if session.repository != name or session.expires < time.time():
-            raise Missing("no such upload")
-        return session
 
-    def receive(self, name: str, id_: str, expected: int | None = None) -> Ingest:
+    def expire(self, session: Session) -> None:
+        """Remove an upload that has paused for too long. Its bytes stay if they are a blob's by now: a closing
+        request may have died between making the record and removing the session. Raises `Conflict` if it has moved
+        on."""
+        if session.closing not in (None, DISCARDED):
+            with suppress(Missing):
+                if self._blobs.record(Digest.parse(session.closing)).data == keys.data(session.id):
+                    self.forget(session)
+                    return
+        try:
+            writer = self._writer(session, None)
+        except Missing:
+            self.forget(session)
+            return
+        try:
+            self.discard(session, writer)
+        finally:
+            writer.close()
+
+    def receive(self, name: str, id_: str, expected: int | None = None, owner: str = _ANYBODY) -> Ingest:
         """Take an upload up to add to it. Raises `Missing`, or `Conflict` while another request adds to it."""
-        session = self.find(name, id_)
+        session = self.find(name, id_, owner)
         total = None if expected is None else session.offset + expected
         writer = self._writer(session, total)
         try:
-            if self.find(name, id_).etag != session.etag:
+            if self.find(name, id_, owner).etag != session.etag:
                 raise Conflict("the upload has moved on")
         except BaseException:
             writer.close()
@@ -108,7 +136,7 @@ class Uploads:
 
     def save(self, session: Session) -> None:
         """Save a session over the version it was read from. Raises `Conflict` if that is no longer the one."""
-        session.expires = time.time() + LIFETIME
+        session.expires = self._clock() + LIFETIME
         session.etag = self._store.put(keys.session(session.id), session.to_bytes(), if_match=session.etag)
 
     def finish(self, session: Session, digest: Digest, writer: Writer) -> None:
@@ -117,10 +145,10 @@ class Uploads:
         self._blobs.commit(session.repository, digest, keys.data(session.id), session.offset)
         self.forget(session)
 
-    def cancel(self, name: str, id_: str) -> None:
+    def cancel(self, name: str, id_: str, owner: str = _ANYBODY) -> None:
         """Give an upload up and remove its bytes. Raises `Missing`, or `Conflict` while a request adds to it or once
         it is being closed: the bytes may belong to a blob by then."""
-        session = self.find(name, id_)
+        session = self.find(name, id_, owner)
         if session.closing not in (None, DISCARDED):
             raise Conflict("the upload is being closed")
         try:
@@ -173,13 +201,13 @@ class Ingest:
         self._since_checkpoint = 0
         self._committing = False
 
-    def hash(self, chunks: Sequence[bytes]) -> None:
+    def hash(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Hash further bytes."""
         if self._hasher is not None:
             for chunk in chunks:
                 self._hasher.update(chunk)
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write further bytes."""
         self._writer.write(chunks)
 

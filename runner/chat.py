@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,44 +17,30 @@ from runner.state import registered, running
 from runner.store import Store
 from runner.supervise import EngineProcess
 
-_HELP = "/help shows this, /clear forgets the conversation, /exit or Ctrl-D ends it; end a line with \\ to go on"
+Message = Mapping[str, str]
+"""One message of a conversation: its role and content."""
 
 
 async def one_shot(plan: Plan, store: Store, prompt: str, *, as_json: bool = False) -> None:
     """Answer one prompt on stdout."""
-    async with _connection(plan, store) as client:
-        pieces = _answer(client, plan.name, [{"role": "user", "content": prompt}])
+    async with connection(plan, store) as client:
+        pieces = answer(client, plan.name, [{"role": "user", "content": prompt}])
         if as_json:
             text = "".join([piece async for piece in pieces])
             print(json.dumps({"digest": str(plan.found.model.digest), "content": text}, ensure_ascii=False))
             return
-        await _print(pieces)
-
-
-async def converse(plan: Plan, store: Store) -> None:
-    """Talk until the user ends it."""
-    async with _connection(plan, store) as client:
-        note(f"{plan.name} ({plan.found.model.digest.short}): {_HELP}")
-        messages: list[dict[str, str]] = []
-        while (line := _read()) is not None:  # nothing else waits on the loop meanwhile
-            if line in ("/exit", "/bye", "/quit"):
-                return
-            if line == "/help":
-                note(_HELP)
-            elif line == "/clear":
-                messages.clear()
-            elif line:
-                messages.append({"role": "user", "content": line})
-                text = await _print(_answer(client, plan.name, messages))
-                messages.append({"role": "assistant", "content": text})
+        async for piece in pieces:
+            show(piece)
+        print(flush=True)
 
 
 @asynccontextmanager
-async def _connection(plan: Plan, store: Store) -> AsyncIterator[httpx.AsyncClient]:
+async def connection(plan: Plan, store: Store) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a runner that serves this very model the same way already, else of a private engine."""
     digest, command = str(plan.found.model.digest), str(plan.command)
     for run in running(store.root):
-        if run.address and any((model.digest, model.command) == (digest, command) for model in run.models):
+        known = any((model.digest, model.command) == (digest, command) for model in run.models)
+        if run.address and known and not run.keyed:
             patience = httpx.Timeout(None, connect=10)
             async with httpx.AsyncClient(base_url=f"http://{run.address}", timeout=patience, trust_env=False) as client:
                 yield client
@@ -75,19 +59,30 @@ async def _connection(plan: Plan, store: Store) -> AsyncIterator[httpx.AsyncClie
             process.stop()
 
 
-async def _answer(client: httpx.AsyncClient, name: str, messages: list[dict[str, str]]) -> AsyncIterator[str]:
-    request = {"model": name, "messages": messages, "stream": True}
-    async with client.stream("POST", "/v1/chat/completions", json=request) as response:
-        if response.status_code != 200:
-            raise ServerError(f"the engine refused the request: {_message(await response.aread())}")
-        async for line in response.aiter_lines():
-            data = line.removeprefix("data:").strip()
-            if not line.startswith("data:") or data == "[DONE]":
-                continue
-            for choice in _event(data).get("choices", []):
-                piece = choice.get("delta", {}).get("content")
-                if isinstance(piece, str):
-                    yield piece
+async def answer(
+    client: httpx.AsyncClient, name: str, messages: Sequence[Message], settings: Mapping[str, Any] | None = None
+) -> AsyncIterator[str]:
+    """The pieces of the model's answer as they come; `settings` go into the request. Raises `ServerError`."""
+    request = {**(settings or {}), "model": name, "messages": messages, "stream": True}
+    try:
+        async with client.stream("POST", "/v1/chat/completions", json=request) as response:
+            if response.status_code != 200:
+                raise ServerError(f"the engine refused the request: {_message(await response.aread())}")
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data:").strip()
+                if not line.startswith("data:") or data == "[DONE]":
+                    continue
+                for choice in _event(data).get("choices", []):
+                    piece = choice.get("delta", {}).get("content")
+                    if isinstance(piece, str):
+                        yield piece
+    except httpx.HTTPError as error:
+        raise ServerError(f"the engine does not answer any more: {type(error).__name__}") from None
+
+
+def show(piece: str) -> None:
+    """Print a piece of an answer. A model's words may not steer the terminal."""
+    print("".join(char for char in piece if char.isprintable() or char in "\n\t"), end="", flush=True)
 
 
 def _event(data: str) -> dict[str, Any]:
@@ -105,35 +100,3 @@ def _message(raw: bytes) -> str:
         return str(json.loads(raw)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return raw[:200].decode("utf-8", "replace")
-
-
-async def _print(pieces: AsyncIterator[str]) -> str:
-    """Print an answer as it comes. A model's words may not steer the terminal."""
-    text = ""
-    async for piece in pieces:
-        text += piece
-        shown = "".join(char for char in piece if char.isprintable() or char in "\n\t")
-        print(shown, end="", flush=True)
-    print(flush=True)
-    return text
-
-
-def _read() -> str | None:
-    """One message of the user, None at the end of input. Ctrl-C ends the wait for it at once."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's own would only take note
-    try:
-        return _read_lines()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _read_lines() -> str | None:
-    lines: list[str] = []
-    while True:
-        try:
-            line = input("... " if lines else "> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return "\n".join(lines) or None
-        if not line.endswith("\\"):
-            return "\n".join([*lines, line]).strip()
-        lines.append(line[:-1])

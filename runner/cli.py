@@ -17,6 +17,11 @@ from artifact.terminal import run as run_app
 from artifact.transfer import CONCURRENCY
 from artifact.version import __version__
 from runner import chat, report
+from runner.completion import complete_reference
+from runner.compose.commands import FilesOption, compose_app, open_project
+from runner.conversation import converse
+from runner.endpoint_commands import endpoint_app
+from runner.engines.commands import app as engine_app
 from runner.options import (
     ContextOption,
     DriverOption,
@@ -26,26 +31,31 @@ from runner.options import (
     JsonOption,
     PlainHttpOption,
     PolicyOption,
+    SandboxOption,
     StoreOption,
     engine_flags,
 )  # fmt: skip
+from runner.orders import project_of
 from runner.plan import Wishes, load_policy, parse_references, plan, prepare, served_name, served_names
 from runner.pull import absolute, fetch, find
-from runner.serve import DEFAULT_LISTEN, check_free, listen_address, serve
 from runner.state import Served, running, stop
 from runner.store import Store
+from runner.store_commands import store_app
 from supplychain.policy import Policy
 from supplychain.verify import verify
 
 app = typer.Typer(
     help="Pull models by digest, verify them against a policy, and serve them.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-References = Annotated[list[str], typer.Argument(metavar="REF...", help="[HOST/]NAME[:TAG][@DIGEST] or oci:PATH:TAG")]
-OneReference = Annotated[str, typer.Argument(metavar="REF", help="[HOST/]NAME[:TAG][@DIGEST] or oci:PATH:TAG")]
+_REFERENCE_HELP = "[HOST/]NAME[:TAG][@DIGEST] or oci:PATH:TAG"
+References = Annotated[
+    list[str], typer.Argument(metavar="REF...", help=_REFERENCE_HELP, autocompletion=complete_reference)
+]
+OneReference = Annotated[str, typer.Argument(metavar="REF", help=_REFERENCE_HELP, autocompletion=complete_reference)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -106,36 +116,6 @@ def verify_command(
 
 
 @app.command(
-    "serve",
-    cls=EngineCommand,
-    epilog="Example: runner serve registry.example/team/model:4B-Q4_K_M --policy policy.yaml -- --parallel 8",
-)
-def serve_command(
-    ctx: typer.Context,
-    refs: References,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the endpoint listens.")] = DEFAULT_LISTEN,
-    driver: DriverOption = None,
-    policy: PolicyOption = None,
-    context_size: ContextOption = None,
-    gpus: GpusOption = None,
-    engine_path: EnginePathOption = None,
-    store: StoreOption = None,
-    plain_http: PlainHttpOption = False,
-) -> None:
-    """Serve models over the OpenAI API, in the foreground."""
-    address = listen_address(listen)
-    check_free(address)
-    place, rules = Store(store), load_policy(policy)
-    wishes = Wishes(driver, context_size, gpus, engine_path, engine_flags(ctx))
-    with progress_bars() as progress:
-        plans = [
-            prepare(reference, place, rules, wishes, progress, plain_http=plain_http)
-            for reference in parse_references(refs)
-        ]
-    serve(plans, place, address)
-
-
-@app.command(
     "run", cls=EngineCommand, epilog='Example: runner run registry.example/team/model:4B-Q4_K_M "Why is the sky blue?"'
 )
 def run_command(
@@ -147,13 +127,14 @@ def run_command(
     context_size: ContextOption = None,
     gpus: GpusOption = None,
     engine_path: EnginePathOption = None,
+    sandbox: SandboxOption = "auto",
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model once, or talk to it."""
     place, rules = Store(store), load_policy(policy)
-    wishes = Wishes(driver, context_size, gpus, engine_path, engine_flags(ctx))
+    wishes = Wishes(driver, context_size, gpus, engine_path, engine_flags(ctx), sandbox)
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     if prompt is not None and not prompt.strip():
@@ -161,7 +142,7 @@ def run_command(
     with progress_bars() as progress:
         planned = prepare(Reference.parse(ref), place, rules, wishes, progress, plain_http=plain_http)
     if prompt is None:
-        asyncio.run(chat.converse(planned, place))
+        asyncio.run(converse(planned, place))
     else:
         asyncio.run(chat.one_shot(planned, place, prompt, as_json=as_json))
 
@@ -172,10 +153,14 @@ def list_command(store: StoreOption = None, as_json: JsonOption = False) -> None
     report.print_models(Store(store).models(), as_json=as_json)
 
 
-@app.command("ps", epilog="Example: runner ps")
-def ps_command(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List what is served now."""
-    report.print_runs(running(Store(store).root), as_json=as_json)
+@app.command("ps", epilog="Example: runner ps -f compose.yaml")
+def ps_command(files: FilesOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List what is served now; with -f only by the gateway of that Compose file."""
+    runs = running(Store(store).root)
+    if files:
+        project = open_project(files).id
+        runs = [run for run in runs if project_of(run.folder) == project]
+    report.print_runs(runs, as_json=as_json)
 
 
 @app.command("stop", epilog="Example: runner stop registry.example/team/model:4B-Q4_K_M")
@@ -220,6 +205,7 @@ def inspect_command(
     context_size: ContextOption = None,
     gpus: GpusOption = None,
     engine_path: EnginePathOption = None,
+    sandbox: SandboxOption = "auto",
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -227,7 +213,7 @@ def inspect_command(
     """Show what a model is, and exactly how it would run. Fetches no weights."""
     place = Store(store)
     found = find(Reference.parse(ref), place, None, plain_http=plain_http)
-    wishes = Wishes(driver, context_size, gpus, engine_path, engine_flags(ctx))
+    wishes = Wishes(driver, context_size, gpus, engine_path, engine_flags(ctx), sandbox)
     if command:
         planned = plan(found, wishes)
         print_json(planned.command.to_json()) if as_json else print(planned.command)
@@ -242,6 +228,12 @@ def inspect_command(
     name = served_name(found.reference, str(found.model.digest))
     value = report.description(found.model, name, place.record(found.model.digest), shown)
     print_json(value) if as_json else report.print_description(value)
+
+
+app.add_typer(compose_app)
+app.add_typer(engine_app, name="engine")
+app.add_typer(store_app)
+app.add_typer(endpoint_app)
 
 
 def _digests_named(name: str, models: Sequence[Served]) -> set[str]:

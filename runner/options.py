@@ -14,7 +14,10 @@ StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's f
 PolicyOption = Annotated[Path | None, typer.Option(help="The policy file; $STOWAGE_POLICY names a default.")]
 PlainHttpOption = Annotated[bool, typer.Option(help="Use HTTP for hosts other than loopback too.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DriverOption = Annotated[str | None, typer.Option(help="The engine: llama.cpp or vllm. Default: what the model needs.")]
+DriverOption = Annotated[
+    str | None,
+    typer.Option(help="llama.cpp, llama-cpp-python or vllm, or NAME==VERSION. Default: what the model needs."),
+]
 ContextOption = Annotated[
     int | None,
     typer.Option(help="Tokens of context for one request. Default: what the model was trained for, at most 4096."),
@@ -23,6 +26,10 @@ GpusOption = Annotated[str | None, typer.Option(help="GPUs the engine may use: a
 EnginePathOption = Annotated[
     Path | None,
     typer.Option(help="An engine that is there: llama-server, a Python interpreter, or a virtual environment."),
+]
+
+SandboxOption = Annotated[
+    str, typer.Option("--sandbox", help="What the kernel shall hold the engine to: auto, required or off.")
 ]
 
 

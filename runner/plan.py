@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from artifact.errors import InvalidInput
 from artifact.progress import Progress
 from artifact.reference import Reference
 from artifact.terminal import note
 from artifact.transfer import CONCURRENCY
 from runner.engines.dispatch import engine_for
 from runner.engines.engine import Command, Engine, Options, context_size
+from runner.engines.installed import ENGINES
+from runner.engines.task import task_of
 from runner.pull import Found, absolute, fetch, find
+from runner.sandbox.rules import MODES
 from runner.store import Store
 from supplychain.policy import Policy
 
@@ -23,13 +27,15 @@ POLICY_VARIABLE = "STOWAGE_POLICY"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user states about running a model, all of it optional. `flags` are the engine's own, as written."""
+    """What the user states about running a model, all of it optional. `flags` are the engine's own, as written;
+    `sandbox` is ``auto``, ``required`` or ``off``."""
 
     driver: str | None = None
     context_size: int | None = None
     gpus: str | None = None
     engine_path: Path | None = None
     flags: Sequence[str] = ()
+    sandbox: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,15 @@ def plan(found: Found, wishes: Wishes) -> Plan:
     """Decide how a found model will run. Nothing is fetched or started. Raises `InvalidInput` for a driver, flag or
     context size that does not fit, `EngineUnavailable` for an engine that is not here."""
     model = found.model
-    engine = engine_for(model.config.format, wishes.driver, wishes.engine_path)
+    if wishes.sandbox not in MODES:
+        raise InvalidInput(f"--sandbox must be {', '.join(MODES)}, not {wishes.sandbox!r}")
+    engine = engine_for(model.config.format, wishes.driver, wishes.engine_path, found.store / ENGINES, wishes.gpus)
     flags = engine.check_flags(wishes.flags)
     context = context_size(wishes.context_size, model, flags)
     name = served_name(found.reference, str(model.digest))
-    command = engine.command(model, Options(name, context, flags, wishes.gpus))
+    task = task_of(model, lambda file: found.origin.read_blob(file.blob, file.blob.size))
+    command = engine.command(model, Options(name, context, flags, wishes.gpus, task))
+    command = replace(command, rules=replace(command.rules, mode=wishes.sandbox))
     return Plan(found, engine, command, context, name, served_names(found.reference, str(model.digest)))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, Malformed, Refused
 from artifact.locate import open_repository, resolve
 from artifact.modelconfig import MAX_CONFIG
@@ -32,7 +33,7 @@ from supplychain.verify import verify
 @dataclass(frozen=True)
 class Found:
     """A model that was found and, where there is a policy, allowed by it. Nothing but its manifest and config has been
-    read. `origin` is where it was found: the store, or the place its reference names."""
+    read. `origin` is where it was found: the store, or the place its reference names; `store` is the store's folder."""
 
     reference: Reference
     model: Model
@@ -40,6 +41,7 @@ class Found:
     origin: Repository
     stored: bool
     decision: Decision | None
+    store: Path
 
     @property
     def pinned(self) -> str:
@@ -53,13 +55,25 @@ def find(
     """Find a model and let the policy decide on it: in the store if `local` and it is there, else where its reference
     says. Raises `Refused`, `NotFound`, `DigestMismatch`, `Malformed` and what the network raises."""
     reference = absolute(reference)
-    descriptor = store.find(reference) if local or reference.is_local else None
-    stored = descriptor is not None
+    home = store.home(reference) if local or reference.is_local else None
+    if home is not None:
+        return find_in(home[0], reference, home[1], store, policy, stored=True)
     origin: Repository = store.repository(reference)
-    if descriptor is None:
-        if not reference.is_local:
-            origin = open_repository(reference, plain_http=plain_http, store=store.root)
-        descriptor = resolve(origin, reference)
+    if not reference.is_local:
+        origin = open_repository(reference, plain_http=plain_http, store=store.root)
+    return find_in(origin, reference, resolve(origin, reference), store, policy)
+
+
+def find_in(
+    origin: Repository,
+    reference: Reference,
+    descriptor: Descriptor,
+    store: Store,
+    policy: Policy | None,
+    *,
+    stored: bool = False,
+) -> Found:
+    """Read the model that `descriptor` names at `origin`, and let the policy decide on it. Raises as `find` does."""
     got, raw = origin.manifest(descriptor.digest)
     if got.digest != descriptor.digest or not descriptor.digest.matches(raw):
         raise DigestMismatch(f"{reference}: the manifest is not the one {descriptor.digest} names")
@@ -72,7 +86,7 @@ def find(
         if decision.warned:
             note(f"warning: {decision.reason}")
     model = Model.read(got, raw, origin.read_blob(manifest.config, MAX_CONFIG))
-    return Found(reference, model, raw, origin, stored, decision)
+    return Found(reference, model, raw, origin, stored, decision, store.root)
 
 
 def fetch(found: Found, store: Store, progress: Progress, *, concurrency: int = CONCURRENCY) -> None:

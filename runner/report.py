@@ -9,6 +9,8 @@ from artifact.terminal import print_json
 from artifact.weights.precision import size_label
 from runner.model import Model
 from runner.plan import Plan
+from runner.sandbox.confine import foreseen
+from runner.sandbox.rules import Confinement
 from runner.state import Run
 from runner.store import StoredModel
 
@@ -39,11 +41,21 @@ def print_runs(runs: Sequence[Run], *, as_json: bool) -> None:
         print_json([run.to_json() for run in runs])
         return
     rows = [
-        (model.name, model.digest[:19], model.engine, model.version, run.address or "(private)", str(run.pid))
+        (
+            model.name,
+            model.digest[:19],
+            model.detail,
+            human_bytes(model.memory) if model.memory else "-",
+            model.engine,
+            model.version,
+            run.address or "(private)",
+            str(run.pid),
+        )
         for run in runs
         for model in run.models
     ]
-    print_table(("NAME", "DIGEST", "ENGINE", "VERSION", "LISTENS ON", "PID"), rows)
+    heading = ("NAME", "DIGEST", "STATE", "MEMORY", "ENGINE", "VERSION", "LISTENS ON", "PID")
+    print_table(heading, rows)
 
 
 def description(model: Model, name: str, record: dict[str, Any], plan: Plan | None) -> dict[str, Any]:
@@ -62,6 +74,7 @@ def description(model: Model, name: str, record: dict[str, Any], plan: Plan | No
         "verified": record.get("verified"),
         "files": [{"path": f.path, "digest": str(f.blob.digest), "size": f.blob.size} for f in model.files],
         "command": plan.command.to_json() if plan else None,
+        "sandbox": foreseen(plan.command.rules).to_json() if plan else None,
     }
 
 
@@ -75,6 +88,9 @@ def print_description(value: dict[str, Any]) -> None:
     print_table((), [(f"  {item['path']}", human_bytes(item["size"]), item["digest"]) for item in value["files"]])
     if value["command"]:
         print(f"{'engine':15} {value['command']['engine']} ({value['command']['version']})")
+        print(f"{'engine lock':15} {value['command']['lock'] or '-'}")
+    if value["sandbox"]:
+        print(f"{'sandbox':15} {Confinement(**value['sandbox'])}")
 
 
 def print_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

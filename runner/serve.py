@@ -3,37 +3,91 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
-import signal
+import os
 import socket
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import uvicorn
+import uvloop
 
-from artifact.digest import Digest
 from artifact.errors import InvalidInput, StowageError
 from artifact.terminal import note
-from runner.gateway import Endpoint, Gateway
-from runner.plan import Plan
-from runner.state import Registration, Served, registered
+from runner import orders
+from runner.configured import Configured, Keeping
+from runner.fleet import MAX_RESTARTS
+from runner.keys import KEYS_VARIABLE, KeyFile
+from runner.plan import Plan, Wishes
+from runner.serving import Serving
+from runner.state import Served, registered
 from runner.store import Store
-from runner.supervise import EngineProcess
+from supplychain.policy import Policy
 
 DEFAULT_LISTEN = "127.0.0.1:12434"
 """Where the endpoint listens unless ``--listen`` says otherwise: loopback, the port Docker Model Runner uses."""
 
-_DRAIN = 5
+DRAIN = 20.0
 """Seconds that requests under way have to finish when the endpoint stops."""
+
+INSECURE_VARIABLE = "STOWAGE_INSECURE"
+"""Set to 1, the environment variable says what ``--insecure`` says."""
 
 
 class PortTaken(StowageError):
     """Something else listens where the endpoint should."""
 
     code = "port-taken"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an endpoint serves. `keys` is the key file; `insecure` lets everybody who reaches the port use models;
+    `memory` bounds what all models may need, in bytes, 0 for what the host has; `drain` in seconds; `policy` decides
+    on models that are added later. `wishes` and `keeping` hold where `configured`, by digest, says nothing else."""
+
+    keys: Path | None = None
+    insecure: bool = False
+    memory: int = 0
+    max_restarts: int = MAX_RESTARTS
+    drain: float = DRAIN
+    policy: Policy | None = None
+    policy_file: Path | None = None
+    plain_http: bool = False
+    wishes: Wishes = field(default_factory=Wishes)
+    keeping: Keeping = field(default_factory=Keeping)
+    configured: Mapping[str, Configured] = field(default_factory=dict)
+
+    @classmethod
+    def of_environment(cls) -> Settings:
+        """What the environment says, for an endpoint that no command line describes."""
+        keys = os.environ.get(KEYS_VARIABLE)
+        return cls(keys=Path(keys) if keys else None, insecure=os.environ.get(INSECURE_VARIABLE) == "1")
+
+    def with_policy(self, policy: Policy | None) -> Settings:
+        """The same under `policy`."""
+        return replace(self, policy=policy)
+
+    def without(self, digests: Collection[str]) -> Settings:
+        """The same, with nothing said about the models with these `digests` but what holds for all."""
+        return replace(self, configured={key: item for key, item in self.configured.items() if key not in digests})
+
+    def key_file(self, address: tuple[str, int]) -> KeyFile | None:
+        """The keys that count at `address`. Raises `InvalidInput` where everybody could come in and nobody said so."""
+        loopback = ipaddress.ip_address(address[0]).is_loopback
+        if self.keys is not None:
+            file = KeyFile(self.keys)
+            if not self.keys.exists() or not file.keys():
+                raise InvalidInput(f"there are no keys in {self.keys}: make one with runner key add NAME --keys FILE")
+            return file
+        if not loopback and not self.insecure:
+            raise InvalidInput(
+                f"{address[0]} can be reached from other machines: state a key file (--keys FILE, runner key add makes "
+                "one), or --insecure to let everybody use the models"
+            )
+        if not loopback:
+            note("warning: everybody who reaches this port may use the models (--insecure)")
+        return None
 
 
 def listen_address(text: str) -> tuple[str, int]:
@@ -75,145 +129,28 @@ def check_free(address: tuple[str, int]) -> None:
         bind(address).close()
 
 
-def serve(plans: Sequence[Plan], store: Store, address: tuple[str, int]) -> None:
-    """Serve until stopped. Raises `EngineFailed` if an engine dies at its start, or the last one dies later."""
-    unique = {plan.found.model.digest: plan for plan in plans}
-    names = {digest: frozenset[str]() for digest in unique}
-    for plan in plans:
-        names[plan.found.model.digest] |= plan.names
+def serve(
+    plans: Sequence[Plan],
+    store: Store,
+    address: tuple[str, int],
+    project: str = "",
+    settings: Settings | None = None,
+) -> None:
+    """Serve until stopped. With `project` more models may be ordered while it serves, and what is configured is the
+    project's to keep. Raises `EngineFailed` if an engine dies at its start, or the last one is given up later,
+    `DoesNotFit`, `InvalidInput`."""
+    settings = settings or Settings.of_environment()
+    keys = settings.key_file(address)
     with registered(store.root) as registration, bind(address) as listener:
-        serving = _Serving(list(unique.values()), names, store, registration, listener)
-        asyncio.run(serving.run())
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the one who runs it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class _Serving:
-    def __init__(
-        self,
-        plans: list[Plan],
-        names: dict[Digest, frozenset[str]],
-        store: Store,
-        registration: Registration,
-        listener: socket.socket,
-    ) -> None:
-        self._plans = plans
-        self._names = names
-        self._store = store
-        self._registration = registration
-        self._listener = listener
-        host, port = listener.getsockname()[:2]
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._gateway = Gateway(len(plans), loopback=ipaddress.ip_address(host).is_loopback)
-        self._processes: dict[str, EngineProcess] = {}
-        self._watchers: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
-        self._failure: StowageError | None = None
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._obey)
-        config = uvicorn.Config(
-            self._gateway.app, lifespan="off", access_log=False, log_level="error", server_header=False,
-            timeout_graceful_shutdown=_DRAIN, timeout_keep_alive=75, http="httptools", ws="none",
-        )  # fmt: skip
-        server = _Server(config)
-        http = asyncio.create_task(server.serve(sockets=[self._listener]))
-        try:
-            for plan in self._plans:
-                self._start(plan)
-            self._write_state()
-            await self._until_stopped(asyncio.gather(*(self._get_ready(plan) for plan in self._plans)))
-            if not self._stopping.is_set():
-                print(f"ready: http://{self._address}/v1", flush=True)
-                await self._stopping.wait()
-        finally:
-            server.should_exit = True
-            await http
-            self._stop_engines()
-        if self._failure is not None:
-            raise self._failure
-
-    def _start(self, plan: Plan) -> None:
-        model = plan.found.model
-        note(f"{plan.name}: {plan.command.version}, context {plan.context_size} tokens: {plan.command}")
-        folder = self._registration.folder / "engines" / model.digest.hex[:12]
-        log = log_path(self._store, plan)
-        self._processes[str(model.digest)] = EngineProcess(plan.command, folder, self._store.bundle(model), log)
-
-    async def _get_ready(self, plan: Plan) -> None:
-        digest = plan.found.model.digest
-        process = self._processes[str(digest)]
-        await process.wait_ready(plan.engine.start_seconds)
-        client = process.client()
-        self._gateway.add(Endpoint(plan.name, self._names[digest], digest, process, client, int(time.time())))
-        self._write_state()
-        watcher = asyncio.create_task(self._watch(plan, process))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
-        print(f"serving {plan.found.pinned} as {plan.name}", flush=True)
-
-    async def _until_stopped(self, work: asyncio.Future[list[None]]) -> None:
-        """Wait for `work`, or for the order to stop, which ends it."""
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        either: set[asyncio.Future[Any]] = {work, stopping}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if work.done():
-            await work
-        else:
-            work.cancel()
-
-    async def _watch(self, plan: Plan, process: EngineProcess) -> None:
-        await process.wait_stopped()
-        digest = plan.found.model.digest
-        if str(digest) not in self._processes or self._stopping.is_set():
-            return  # as it should
-        failure = process.failure("while serving")
-        self._drop(str(digest))
-        if self._gateway.endpoints:
-            note(f"error: {plan.name}: {failure}")
-        else:
-            self._failure = failure
-            self._stopping.set()
-
-    def _obey(self) -> None:
-        """Stop the models somebody asked to stop."""
-        for digest in self._registration.stop_requests() & set(self._processes):
-            note(f"stopping {digest}")
-            self._drop(digest)
-        if not self._processes:
-            self._stopping.set()
-
-    def _drop(self, digest: str) -> None:
-        process = self._processes.pop(digest)
-        for endpoint in self._gateway.endpoints:
-            if str(endpoint.digest) == digest:
-                self._gateway.remove(endpoint.digest)
-        process.close_lifeline()
-        self._write_state()
-
-    def _write_state(self) -> None:
-        current = [served(plan, self._store) for plan in self._plans if str(plan.found.model.digest) in self._processes]
-        self._registration.write(self._address, current)
-
-    def _stop_engines(self) -> None:
-        for process in self._processes.values():
-            process.close_lifeline()
-        for process in self._processes.values():
-            process.wait()
+        if project:
+            orders.name_project(registration.folder, project)
+        serving = Serving(plans, store, registration, listener, settings, keys, keep=not project)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serving.run())
 
 
 def served(plan: Plan, store: Store) -> Served:
-    """What ``runner ps`` shall say about a model that runs as planned."""
+    """What ``runner ps`` shall say about a model that runs as planned, for itself."""
     digest, command = str(plan.found.model.digest), plan.command
     return Served(plan.name, digest, command.engine, command.version, str(command), str(log_path(store, plan)))
 

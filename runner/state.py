@@ -27,7 +27,9 @@ _LOCK, _STATE, _STOP = "lock", "state.json", "stop"
 
 @dataclass(frozen=True)
 class Served:
-    """One model that is served: its name and digest, the engine with its version, and the exact command."""
+    """One model that is served: its name and digest, the engine with its version, and the exact command. `state` is
+    what it is doing, `detail` says more; `memory` is what it is held to need, in bytes; `idle_timeout` in seconds;
+    `sandbox` is what the kernel holds the engine to."""
 
     name: str
     digest: str
@@ -35,12 +37,20 @@ class Served:
     version: str
     command: str
     log: str
+    state: str = "ready"
+    detail: str = "ready"
+    restarts: int = 0
+    pinned: bool = False
+    idle_timeout: float = 0.0
+    memory: int = 0
+    failure: str = ""
+    sandbox: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
     """A runner that serves. `address` is HOST:PORT, empty for one that serves only itself; `started` in seconds since
-    the epoch."""
+    the epoch; `keyed` says that it asks for an API key."""
 
     folder: Path
     pid: int
@@ -48,6 +58,7 @@ class Run:
     address: str
     started: float
     models: Sequence[Served]
+    keyed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The run as ``runner ps --json`` shows it."""
@@ -64,14 +75,16 @@ class Registration:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._started = time.time()
 
-    def write(self, address: str, models: Sequence[Served]) -> None:
+    def write(self, address: str, models: Sequence[Served], *, keyed: bool = False) -> None:
         """Say what is served now, and where."""
         state = {
             "pid": os.getpid(),
             "born": _born(os.getpid()),
             "address": address,
-            "started": time.time(),
+            "started": self._started,
+            "keyed": keyed,
             "models": [asdict(model) for model in models],
         }
         write_atomically(self.folder / _STATE, json.dumps(state).encode(), 0o600)
@@ -134,7 +147,7 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def stop(run: Run, digests: set[str] | None = None, seconds: float = 30.0) -> None:
+def stop(run: Run, digests: set[str] | None = None, seconds: float = 60.0) -> None:
     """Stop a runner, or with `digests` only those of its models, and wait until that is done. Raises `StowageError` if
     it takes longer than `seconds`."""
     everything = digests is None or digests >= {model.digest for model in run.models}
@@ -160,7 +173,8 @@ def _read(folder: Path) -> Run | None:
     try:
         state = json.loads((folder / _STATE).read_bytes())
         models = tuple(Served(**model) for model in state["models"])
-        return Run(folder, state["pid"], state["born"], state["address"], state["started"], models)
+        pid, born, address, started = (state[key] for key in ("pid", "born", "address", "started"))
+        return Run(folder, pid, born, address, started, models, state["keyed"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # has its lock, but has not said anything yet
 

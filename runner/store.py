@@ -2,7 +2,7 @@
 
 ``bundles/sha256/<hex>/`` holds the files of the manifest of that digest under their own names, as hard links to the
 blobs. A bundle is complete or absent. ``records/`` says in whose name a model was pulled and what was verified then;
-it is for people, no decision rests on it.
+it is for people, no decision rests on it. A second, read-only store of the system is looked into first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import Malformed, NotFound, StowageError
+from artifact.errors import DigestMismatch, Malformed, NotFound, StowageError
 from artifact.layout import LayoutRepository
 from artifact.layout.files import write_atomically
 from artifact.locate import local_repository, resolve
@@ -36,11 +36,13 @@ _FICLONE = 0x40049409
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model in the store. `name` is its reference without digest, empty if it has none left."""
+    """A model in the store. `name` is its reference without digest, empty if it has none left; `system` says that it
+    is in the system's store."""
 
     name: str
     model: Model
     record: dict[str, Any]
+    system: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The model as ``runner list --json`` shows it."""
@@ -53,53 +55,92 @@ class StoredModel:
             "parameters": config.parameters,
             "size": self.model.size,
             "verified": self.record.get("verified"),
+            "system": self.system,
         }
 
 
+SYSTEM_STORE_VARIABLE = "STOWAGE_SYSTEM_STORE"
+"""The environment variable that names the system's store; empty for none."""
+
+_SYSTEM_STORE = Path("/usr/share/stowage/store")
+
+
+def system_store() -> Path | None:
+    """The read-only store that all users of this host share, if there is one."""
+    stated = os.environ.get(SYSTEM_STORE_VARIABLE)
+    path = _SYSTEM_STORE if stated is None else Path(stated) if stated else None
+    return path.absolute() if path is not None and path.is_dir() else None
+
+
 class Store:
-    """The store at `root`, by default the one `packager` packs into."""
+    """The store at `root`, by default the one `packager` packs into, over the system's, which is never written."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_store()).absolute()
+        system = system_store()
+        self.system = system if system != self.root else None
 
     def repository(self, reference: Reference) -> LayoutRepository:
         """The place of `reference` in this store."""
         return local_repository(reference, self.root)
 
+    def home(self, reference: Reference) -> tuple[LayoutRepository, Descriptor] | None:
+        """Where `reference` is stored, the system's store before the user's, and its manifest; None if it is in
+        neither. A tag is what it was when it was pulled. Raises `DigestMismatch` if the tag and the digest of
+        `reference` disagree everywhere they are."""
+        disagreement: DigestMismatch | None = None
+        for root in (self.system, self.root):
+            if root is not None:
+                repository = local_repository(reference, root)
+                try:
+                    return repository, resolve(repository, reference)
+                except NotFound:
+                    continue
+                except DigestMismatch as error:
+                    disagreement = error
+        if disagreement is not None:
+            raise disagreement
+        return None
+
     def find(self, reference: Reference) -> Descriptor | None:
-        """The manifest of `reference` in this store, or None. A tag is what it was when it was pulled. Raises
-        `DigestMismatch` if the tag and the digest of `reference` disagree here."""
-        try:
-            return resolve(self.repository(reference), reference)
-        except NotFound:
-            return None
+        """The manifest of `reference` where `home` finds it, or None."""
+        home = self.home(reference)
+        return home[1] if home else None
 
     def model(self, reference: Reference, descriptor: Descriptor) -> Model:
         """Read the model `descriptor` names here. Raises `NotFound`, `DigestMismatch`, `Malformed`."""
-        repository = self.repository(reference)
+        home = self.home(reference.with_digest(descriptor.digest))
+        repository = home[0] if home else self.repository(reference)
         found, raw = repository.manifest(descriptor.digest)
         config = Manifest.parse(raw, found.media_type).config
         return Model.read(found, raw, repository.read_blob(config, MAX_CONFIG))
 
     def blob(self, digest: Digest) -> Path:
-        """The file of a blob."""
+        """The file of a blob, in the system's store if it is there."""
+        if self.system is not None and (path := LayoutRepository(self.system).blob_path(digest)).is_file():
+            return path
         return LayoutRepository(self.root).blob_path(digest)
 
     def bundle(self, model: Model) -> Path:
         """The folder with the model's files, made now if it is not there. Raises `NotFound` for a missing blob."""
+        if self.system is not None:
+            ready = self.system / "bundles" / model.digest.algorithm / model.digest.hex
+            if _is_complete(ready, model):
+                return ready
+        self._touch(model.digest)
         final = self.root / "bundles" / model.digest.algorithm / model.digest.hex
         with self._locked("bundles.lock", fcntl.LOCK_EX):
             if _is_complete(final, model):
                 return final
-            _remove_tree(final)
+            remove_tree(final)
             building = self.root / "bundles" / "building"  # the lock makes whatever lies here a leftover
-            _remove_tree(building)
+            remove_tree(building)
             building.mkdir(parents=True)
             try:
                 for file in model.files:
                     self._place(file.blob, building / file.path, file.path)
             except BaseException:
-                _remove_tree(building)
+                remove_tree(building)
                 raise
             final.parent.mkdir(parents=True, exist_ok=True)
             building.replace(final)
@@ -141,17 +182,41 @@ class Store:
 
     def record(self, digest: Digest) -> dict[str, Any]:
         """What was noted when the model came here; empty if nothing was."""
-        with suppress(OSError, ValueError):
-            value = json.loads(self._record_path(digest).read_bytes())
-            return value if isinstance(value, dict) else {}
+        for root in (self.root, self.system):
+            if root is not None:
+                with suppress(OSError, ValueError):
+                    value = json.loads(_record_path(root, digest).read_bytes())
+                    return value if isinstance(value, dict) else {}
         return {}
 
     def _record_path(self, digest: Digest) -> Path:
-        return self.root / "records" / digest.algorithm / f"{digest.hex}.json"
+        return _record_path(self.root, digest)
+
+    def _touch(self, digest: Digest) -> None:
+        """Note that a model is used now, in the time of its record."""
+        path = self._record_path(digest)
+        with suppress(FileNotFoundError):
+            os.utime(path)
+
+    def last_used(self, digest: Digest) -> float:
+        """When a model was pulled or used last, in seconds since the epoch."""
+        for path in (self._record_path(digest), LayoutRepository(self.root).blob_path(digest)):
+            with suppress(FileNotFoundError):
+                return path.stat().st_mtime
+        return 0.0
 
     def models(self) -> list[StoredModel]:
-        """Every model in the store, by name. What is in the layout and is no model (signatures) is left out."""
-        layout = LayoutRepository(self.root)
+        """Every model in the store and the system's, by name. What is in a layout and is no model (signatures) is left
+        out."""
+        found = self._models_in(self.root, False)
+        if self.system is not None:
+            shared = self._models_in(self.system, True)
+            named = {(item.name, item.model.digest) for item in shared}
+            found = shared + [item for item in found if (item.name, item.model.digest) not in named]
+        return sorted(found, key=lambda item: (item.name, item.model.digest))
+
+    def _models_in(self, root: Path, system: bool) -> list[StoredModel]:
+        layout = LayoutRepository(root)
         try:
             entries = layout.entries()
         except NotFound:
@@ -164,8 +229,8 @@ class Store:
                 record = self.record(entry.digest)
                 name = entry.annotations.get(mediatypes.REF_NAME) or record.get("name", "")
                 model = Model.read(Descriptor(entry.media_type, entry.digest, entry.size), raw, config)
-                found.append(StoredModel(name, model, record))
-        return sorted(found, key=lambda item: (item.name, item.model.digest))
+                found.append(StoredModel(name, model, record, system))
+        return found
 
     def remove(self, reference: Reference) -> int:
         """Remove a model by name, and its bytes where nothing else needs them. Returns the bytes freed. Raises
@@ -181,10 +246,27 @@ class Store:
                 return 0
             return self._sweep(repository, descriptor)
 
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """While no pull is under way, and none begins."""
+        with self._locked("store.lock", fcntl.LOCK_EX):
+            yield
+
+    def forget(self, descriptor: Descriptor) -> int:
+        """Remove a model under all its names, for one who holds the store `exclusively`. Returns the bytes freed."""
+        repository = LayoutRepository(self.root)
+        repository.drop(descriptor.digest)
+        return self._sweep(repository, descriptor)
+
     def discard(self, blobs: tuple[Descriptor, ...]) -> None:
         """Remove blobs of a model that was refused, those that nothing else needs."""
         with self._locked("store.lock", fcntl.LOCK_EX):
             self._unlink(LayoutRepository(self.root), blobs)
+
+    def drop_bundle(self, digest: Digest) -> None:
+        """Remove a model's bundle; it is made anew when the model is used."""
+        with self._locked("bundles.lock", fcntl.LOCK_EX):
+            remove_tree(self.root / "bundles" / digest.algorithm / digest.hex)
 
     def _sweep(self, repository: LayoutRepository, removed: Descriptor) -> int:
         doomed: list[Descriptor] = []
@@ -194,8 +276,8 @@ class Store:
             for referrer in repository.referrers(item.digest):
                 repository.drop(referrer.digest)
                 pending.append(referrer)
-            doomed += [item, *_needs(repository, item)]
-        _remove_tree(self.root / "bundles" / removed.digest.algorithm / removed.digest.hex)
+            doomed += [item, *needs(repository, item)]
+        self.drop_bundle(removed.digest)
         self._record_path(removed.digest).unlink(missing_ok=True)
         return self._unlink(repository, tuple(doomed))
 
@@ -203,24 +285,29 @@ class Store:
         needed: set[Digest] = set()
         with suppress(NotFound):
             for entry in repository.entries():
-                needed |= {entry.digest, *(blob.digest for blob in _needs(repository, entry))}
+                needed |= {entry.digest, *(blob.digest for blob in needs(repository, entry))}
         freed = 0
         for digest in {blob.digest for blob in blobs} - needed:
-            path = self.blob(digest)
+            path = repository.blob_path(digest)
             with suppress(FileNotFoundError):
                 freed += path.stat().st_size
                 path.unlink()
         return freed
 
 
-def _needs(repository: LayoutRepository, item: Descriptor) -> tuple[Descriptor, ...]:
+def _record_path(root: Path, digest: Digest) -> Path:
+    return root / "records" / digest.algorithm / f"{digest.hex}.json"
+
+
+def needs(repository: LayoutRepository, item: Descriptor) -> tuple[Descriptor, ...]:
+    """What a manifest in a layout refers to; nothing if it cannot be read."""
     try:
         _, raw = repository.manifest(item.digest)
         if item.media_type in (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST):
             members = Index.parse(raw).manifests
-            return (*members, *(blob for member in members for blob in _needs(repository, member)))
+            return (*members, *(blob for member in members for blob in needs(repository, member)))
         return Manifest.parse(raw).blobs
-    except (NotFound, Malformed):
+    except (NotFound, Malformed, DigestMismatch):
         return ()
 
 
@@ -242,7 +329,8 @@ def _clone_or_copy(source: Path, target: Path) -> None:
         os.fchmod(new.fileno(), 0o444)
 
 
-def _remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path) -> None:
+    """Remove a folder whose folders may be read-only."""
     if not folder.is_dir():
         return
     for path in (folder, *(item for item in folder.rglob("*") if item.is_dir() and not item.is_symlink())):

@@ -19,6 +19,7 @@ from packager.convert.families import FAMILIES
 from packager.convert.family import Family, family_of, place
 from packager.convert.gguf_header import FILE_TYPES, QUANTIZATION_VERSION, Metadata
 from packager.convert.modelcard import describe_card
+from packager.convert.pooling import describe_pooling
 from packager.convert.tensors import Planned, encoded, given, plan
 from packager.convert.tokenizer import describe_tokenizer
 
@@ -69,6 +70,8 @@ def _metadata(
     describe_card(metadata, checkpoint.folder, checkpoint.config)
     metadata.string("general.size_label", size_label(sum(prod(tensor.entry.shape) for tensor in tensors)))
     family.describe(metadata, checkpoint.config, dimensions)
+    if family.pooled:
+        describe_pooling(metadata, family.architecture, checkpoint.folder)
     metadata.uint32("general.file_type", FILE_TYPES[precision])
     metadata.uint32("general.quantization_version", QUANTIZATION_VERSION)
     describe_tokenizer(metadata, checkpoint.folder, checkpoint.config, dimensions["vocabulary"])

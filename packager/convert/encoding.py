@@ -48,13 +48,14 @@ def recode(elements: Elements, source: str, target: str) -> Bytes:
     result = np.empty(encoded_length(target, elements.size), dtype=np.uint8)
     position = 0
     for start in range(0, elements.size, _PIECE):
-        part = _encode(_decode(elements[start : start + _PIECE], source), target)
+        part = _encode(floats(elements[start : start + _PIECE], source), target)
         result[position : position + part.size] = part
         position += part.size
     return result
 
 
-def _decode(elements: Elements, dtype: str) -> Floats:
+def floats(elements: Elements, dtype: str) -> Floats:
+    """`elements`, held as `stored_dtype(dtype)`, as float32."""
     if dtype == "BF16":
         return (elements.astype(np.uint32) << 16).view(np.float32)
     return elements.astype(np.float32, copy=False)

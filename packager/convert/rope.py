@@ -17,24 +17,31 @@ _TURN = float(np.float32(2 * math.pi))
 
 def scaling_of(config: Fields) -> Fields:
     """The scaling a config states, under its name of today (``rope_parameters``) or the older ``rope_scaling``."""
-    return config.object("rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling")
+    scaling = config.object("rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling")
+    return scaling if scaling.get("full_attention") is None else scaling.object("full_attention")
 
 
-def theta(config: Fields) -> float:
+def theta(config: Fields, default: float | None = None) -> float:
     """The base of the rotary frequencies."""
-    return scaling_of(config).number("rope_theta", config.number("rope_theta", _DEFAULT_THETA))
+    return scaling_of(config).number("rope_theta", config.number("rope_theta", default or _DEFAULT_THETA))
 
 
-def kind_of(config: Fields) -> str:
-    """``default``, ``linear``, ``yarn`` or ``llama3``. Raises `Unsupported` for another."""
+def local_theta(config: Fields) -> float:
+    """The base in layers with a sliding window, where they have one of their own."""
+    local = config.object("rope_parameters").object("sliding_attention")
+    return local.number("rope_theta", config.number("rope_local_base_freq", _DEFAULT_THETA))
+
+
+def kind_of(config: Fields, others: tuple[str, ...] = ()) -> str:
+    """``default``, ``linear``, ``yarn``, ``llama3`` or one of `others`. Raises `Unsupported` for another."""
     scaling = scaling_of(config)
     kind = scaling.text("rope_type", scaling.text("type", "default"))
-    if kind not in ("default", "linear", "yarn", "llama3"):
+    if kind not in ("default", "linear", "yarn", "llama3", *others):
         raise Unsupported(f"{scaling.where}: rope scaling {kind!r} is not supported: linear, yarn and llama3 are")
     return kind
 
 
-def describe(metadata: Metadata, prefix: str, config: Fields) -> None:
+def describe(metadata: Metadata, prefix: str, config: Fields, default_theta: float | None = None) -> None:
     """Write the scaling keys of `prefix` (an architecture) and the frequency base."""
     scaling, kind = scaling_of(config), kind_of(config)
     if kind in ("linear", "yarn"):
@@ -51,13 +58,14 @@ def describe(metadata: Metadata, prefix: str, config: Fields) -> None:
         ):
             if scaling.get(theirs) is not None:
                 metadata.float32(f"{prefix}.rope.scaling.{ours}", scaling.number(theirs))
-    metadata.float32(f"{prefix}.rope.freq_base", theta(config))
+    metadata.float32(f"{prefix}.rope.freq_base", theta(config, default_theta))
 
 
 def factors(config: Fields, dimensions: int) -> Floats | None:
     """Llama 3.1's divisor of each rotary frequency; None for any other scaling.
 
-    Computed in double precision and rounded to float32 at each step, so that every machine finds the same bits.
+    Computed in double precision and rounded to float32 at each step, so that every machine finds the same bits, those
+    of llama.cpp's converter: torch divides a number by a tensor as the number times the tensor's reciprocal.
     Source: transformers, modeling_rope_utils.py, _compute_llama3_parameters.
     """
     if kind_of(config) != "llama3":
@@ -79,12 +87,12 @@ def factors(config: Fields, dimensions: int) -> Floats | None:
 
 
 def _factor(frequency: float, context: int, factor: float, low: float, high: float) -> float:
-    wavelength = _single(_TURN / frequency)
+    wavelength = _single(_single(1 / frequency) * _TURN)
     if wavelength < context / high:
         return 1.0
     if wavelength > context / low:
         return factor
-    smooth = _single(_single(_single(context / wavelength) - low) / (high - low))
+    smooth = _single(_single(_single(_single(1 / wavelength) * context) - low) / (high - low))
     return _single(1 / _single(_single(_single(1 - smooth) / factor) + smooth))
 
 

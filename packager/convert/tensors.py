@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
+from packager.convert.checkpoint import StoredTensor
 from packager.convert.encoding import (
     Q8_0_BLOCK,
     WIDTHS,
     Bytes,
     Elements,
+    Floats,
     OutOfRange,
     encoded_length,
+    floats,
     recode,
     stored_dtype,
 )
@@ -26,9 +29,18 @@ from packager.convert.family import Placement
 from packager.convert.gguf_header import TensorEntry
 
 _CHUNK = 1 << 21
-"""Elements per chunk: 4 to 8 MiB read, at most 8 MiB written."""
+"""Elements per chunk: 4 to 8 MiB read, at most 8 MiB written. A matrix that is transposed is one chunk: those are
+GPT-2's, of 10 million elements at most."""
 
 _MAX_WORKERS = 8
+
+_ALWAYS_F32 = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_inp_shexp.weight",
+    "position_embd.weight",
+    "token_types.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -40,25 +52,24 @@ class Planned:
 
 
 def plan(placement: Placement, precision: str) -> Planned:
-    """What a stored tensor becomes at `precision`: vectors and norms stay F32, and rows that are no whole number of
-    Q8_0's blocks become F16, as with llama.cpp's converter."""
-    stored = placement.stored.tensor
+    """What stored tensors become at `precision`: vectors, norms, routers of experts and tables of positions stay F32,
+    and rows that are no whole number of Q8_0's blocks become F16, as with llama.cpp's converter."""
+    shape = placement.shape
     dtype = precision
-    if len(stored.shape) <= 1 or not placement.target.endswith(".weight") or placement.target.endswith("_norm.weight"):
+    if len(shape) <= 1 or not placement.target.endswith(".weight") or placement.target.endswith(_ALWAYS_F32):
         dtype = "F32"
-    elif dtype == "Q8_0" and stored.shape[-1] % Q8_0_BLOCK:
+    elif dtype == "Q8_0" and shape[-1] % Q8_0_BLOCK:
         dtype = "F16"
-    entry = TensorEntry(placement.target, dtype, stored.shape, encoded_length(dtype, stored.elements))
-    columns = prod(stored.shape[1:])
-    unit = stored.shape[0] // placement.heads if placement.heads else 1
+    entry = TensorEntry(placement.target, dtype, shape, encoded_length(dtype, prod(shape)))
+    return Planned(entry, [chunk for part in placement.parts for chunk in _chunks(placement, part, dtype)])
+
+
+def _chunks(placement: Placement, part: StoredTensor, dtype: str) -> Iterator[Callable[[], Bytes]]:
+    rows, columns = part.tensor.shape[0], prod(part.tensor.shape[1:])
+    unit = rows // placement.heads if placement.heads else rows if placement.transposed else 1
     step = max(1, _CHUNK // (unit * columns)) * unit
-    return Planned(
-        entry,
-        [
-            _chunk(placement, dtype, first, min(step, stored.shape[0] - first), columns)
-            for first in range(0, stored.shape[0], step)
-        ],
-    )
+    for first in range(0, rows, step):
+        yield _chunk(placement, part, dtype, first, min(step, rows - first))
 
 
 def given(name: str, values: Elements) -> Planned:
@@ -90,20 +101,25 @@ def _finished(future: Future[Bytes], padding: int) -> Generator[Bytes, None, Non
         yield np.zeros(padding, dtype=np.uint8)
 
 
-def _chunk(placement: Placement, dtype: str, first: int, rows: int, columns: int) -> Callable[[], Bytes]:
-    stored = placement.stored
-    width = WIDTHS[stored.tensor.dtype] * columns
+def _chunk(placement: Placement, part: StoredTensor, dtype: str, first: int, rows: int) -> Callable[[], Bytes]:
+    source = part.tensor.dtype
+    columns = prod(part.tensor.shape[1:])
+    width = WIDTHS[source] * columns
 
     def run() -> Bytes:
-        data = stored.read(first * width, rows * width)
-        elements: Elements = np.frombuffer(data, stored_dtype(stored.tensor.dtype))
+        data = part.read(first * width, rows * width)
+        elements: Elements = np.frombuffer(data, stored_dtype(source)).reshape(rows, columns)
         if placement.heads:
-            elements = interleave(elements.reshape(rows, columns), stored.tensor.shape[0] // placement.heads)
+            elements = interleave(elements, part.tensor.shape[0] // placement.heads)
+        if placement.transposed:
+            elements = np.ascontiguousarray(elements.T)
         try:
-            return recode(elements.reshape(-1), stored.tensor.dtype, dtype)
+            if placement.plus_one:
+                return recode(plus_one(elements.reshape(-1), source), "F32", dtype)
+            return recode(elements.reshape(-1), source, dtype)
         except OutOfRange:
             raise Unsupported(
-                f"{stored.path}: tensor {stored.tensor.name!r} holds values that {dtype} cannot (too large, or not "
+                f"{part.path}: tensor {part.tensor.name!r} holds values that {dtype} cannot (too large, or not "
                 "numbers): choose BF16 or F32"
             ) from None
 
@@ -114,3 +130,8 @@ def interleave(rows: Elements, head: int) -> Elements:
     """The rows of whole heads of `head` rows each, reordered from two halves to neighbouring pairs: transformers
     rotates element i with i + head/2, llama.cpp rotates 2i with 2i + 1."""
     return rows.reshape(-1, 2, head // 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def plus_one(elements: Elements, dtype: str) -> Floats:
+    """Norms as llama.cpp has them, from their distance from one."""
+    return floats(elements, dtype) + np.float32(1)

@@ -7,25 +7,38 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 
 from artifact.errors import StowageError
 from artifact.reference import is_name
+from registry.access.identity import identities
+from registry.admission import Admission
 from registry.blobs import Blobs
+from registry.config.sections import Config
 from registry.http.blobs import BlobEndpoints, Redirects
-from registry.http.errors import RegistryError, error_response, translated, unavailable
+from registry.http.body import Body
+from registry.http.errors import RegistryError, error_response, storage_failed, translated
+from registry.http.gate import Gate
 from registry.http.listings import ListingEndpoints
 from registry.http.manifests import ManifestEndpoints
+from registry.http.observed import Observed, observation_of
+from registry.http.operation import Operation
 from registry.http.routing import match
+from registry.http.token import TokenEndpoint
 from registry.http.uploads import UploadEndpoints
+from registry.inside import StoredRepository
 from registry.manifests import Manifests
+from registry.metrics import STORE_ERRORS
+from registry.quarantine import Quarantines
 from registry.referrers import Referrers
-from registry.store.protocol import ObjectStore
+from registry.store.protocol import ObjectStore, StoreUnavailable
+from registry.tagrules import TagRules
 from registry.tags import Tags
 from registry.uploads import Uploads
 
@@ -39,14 +52,28 @@ _log = logging.getLogger("registry")
 class Distribution:
     """Everything below ``/v2/``."""
 
-    def __init__(self, store: ObjectStore, redirects: Redirects) -> None:
+    def __init__(
+        self, store: ObjectStore, redirects: Redirects, config: Config, gate: Gate, operation: Operation
+    ) -> None:
+        self._gate = gate
+        self._operation = operation
         blobs = Blobs(store)
         tags = Tags(store)
         manifests = Manifests(store, blobs, tags)
         referrers = Referrers(store, manifests)
         blob = BlobEndpoints(store, blobs, redirects)
         upload = UploadEndpoints(blobs, Uploads(store, blobs))
-        manifest = ManifestEndpoints(blobs, manifests, tags, referrers)
+        inside = partial(StoredRepository, store, blobs, manifests, tags, referrers)
+        manifest = ManifestEndpoints(
+            manifests,
+            tags,
+            referrers,
+            Admission(blobs, config.admission),
+            TagRules(manifests, tags, config.immutable),
+            Quarantines(config.admission.quarantine, inside, config.server.public_url),
+            store.remote,
+            operation.publish,
+        )
         listing = ListingEndpoints(store, tags, referrers)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
             "base": {"GET": _base},
@@ -60,34 +87,47 @@ class Distribution:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        body = Body(receive)
+        request = Request(scope, body)
         try:
             response = await self._answer(request)
         except ClientDisconnect:
             return
         except StowageError as error:
+            if isinstance(error, StoreUnavailable):
+                self._operation.metrics.add(STORE_ERRORS)
             response = translated(error).response()
             if response.status_code >= 500:
                 _log.error("%s %s: %s", request.method, request.url.path, error)
         except OSError as error:  # a full or failing disk
+            self._operation.metrics.add(STORE_ERRORS)
             _log.error("%s %s: %s", request.method, request.url.path, error)
-            response = unavailable(f"storage failed: {error.strerror}").response()
+            response = storage_failed(error).response()
         except Exception:
             _log.exception("%s %s", request.method, request.url.path)
             response = error_response(500, "UNKNOWN", "internal error")
         response.headers.append(*_VERSION)
+        if response.status_code >= 400:
+            await body.skip(request)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         route = match(request.scope["path"].removeprefix("/v2").removeprefix("/"))
         if route is None:
             raise RegistryError(404, "UNSUPPORTED", "no such endpoint")
+        observation_of(request.scope).route = route.endpoint
         if route.name and not is_name(route.name):
             raise RegistryError(400, "NAME_INVALID", f"not a repository name: {route.name[:80]!r}")
         methods = self._endpoints[route.endpoint]
         endpoint = methods.get(request.method)
         if endpoint is None:
             raise RegistryError(405, "UNSUPPORTED", "method not allowed here", {"Allow": ", ".join(methods)})
+        try:
+            await self._gate.admit(request, route)
+        except RegistryError:
+            self._operation.limit_address(request)
+            raise
+        self._operation.limit(request)
         return await endpoint(request, route.name, route.rest)
 
 
@@ -95,32 +135,54 @@ async def _base(request: Request, name: str, rest: str) -> Response:
     return JSONResponse({})
 
 
-def create_app(store: ObjectStore, redirects: Redirects | None = None) -> Starlette:
-    """The registry over a store."""
+class Registry(Starlette):
+    """The application. The distribution API, which is all that is asked for often, goes past the routing."""
 
-    async def alive(request: Request) -> Response:
-        return PlainTextResponse("ok\n")
+    def __init__(self, routes: list[HttpRoute], distribution: Distribution, operation: Operation) -> None:
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            with ThreadPoolExecutor(_THREADS, thread_name_prefix="store") as pool:
+                asyncio.get_running_loop().set_default_executor(pool)
+                async with operation.running():
+                    yield
 
-    async def ready(request: Request) -> Response:
-        try:
-            await asyncio.to_thread(store.list, "blobs/", limit=1)
-        except (StowageError, OSError) as error:
-            return PlainTextResponse(f"object store: {error}\n", 503)
-        return PlainTextResponse("ok\n")
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._distribution = Observed(distribution, operation.metrics, operation.log, operation.trusted)
+        self._others = Observed(super().__call__, operation.metrics, operation.log, operation.trusted)
 
-    @asynccontextmanager
-    async def threads(app: Starlette) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="store") as pool:
-            asyncio.get_running_loop().set_default_executor(pool)
-            yield
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path.startswith("/v2/") or path == "/v2":
+            await self._distribution(scope, receive, send)
+        elif path == "/token":
+            await self._others(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
-    distribution = Distribution(store, redirects or Redirects())
-    return Starlette(
-        routes=[
-            HttpRoute("/healthz", alive),
-            HttpRoute("/readyz", ready),
-            HttpRoute("/v2", distribution),
-            HttpRoute("/v2/{rest:path}", distribution),
-        ],
-        lifespan=threads,
-    )
+
+def create_app(
+    store: ObjectStore,
+    redirects: Redirects | None = None,
+    config: Config | None = None,
+    operation: Operation | None = None,
+) -> Registry:
+    """The registry over a store, as `config` wants it: without one, everyone may do everything."""
+    config = config or Config()
+    redirects = redirects or Redirects(enabled=config.server.redirect)
+    operation = operation or Operation(config, log=False)
+    known = identities(config, store) if config.restricted else None
+    gate = Gate(known, config.server.deletes, config.server.public_url)
+    routes = operation.routes(store)
+    if known is not None and known.tokens is not None:
+        token = TokenEndpoint(known, known.tokens)
+
+        async def answer(request: Request) -> Response:
+            observation_of(request.scope).route = "token"
+            try:
+                operation.limit_address(request)
+            except RegistryError as error:
+                return error.response()
+            return await token.answer(request)
+
+        routes.append(HttpRoute("/token", answer, methods=["GET", "POST"]))
+    return Registry(routes, Distribution(store, redirects, config, gate, operation), operation)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artifact.digest import Digest
-from registry.blobs import Blobs
+from registry.blobs import PRESIGNED_SECONDS, BlobRecord, Blobs
 from registry.http import ranges
 from registry.http.body import StreamResponse
 from registry.http.errors import RegistryError, blob_unknown
@@ -22,7 +22,7 @@ class Redirects:
 
     enabled: bool = True
     threshold: int = 1024 * 1024
-    seconds: int = 20 * 60
+    seconds: int = PRESIGNED_SECONDS
 
 
 class BlobEndpoints:
@@ -37,7 +37,9 @@ class BlobEndpoints:
         """GET and HEAD. HEAD is always answered here; a GET of a large blob may be sent on to the store."""
         digest = Digest.parse(rest)
         try:
-            record = await asyncio.to_thread(self._blobs.find, name, digest)
+            # HEAD is how a client finds out that it need not push: the blob must then stay for its manifest.
+            look = self._blobs.claim if request.method == "HEAD" else self._blobs.find
+            record = await asyncio.to_thread(look, name, digest)
         except Missing:
             raise blob_unknown(digest) from None
         headers = {
@@ -49,7 +51,7 @@ class BlobEndpoints:
         }
         if request.method == "HEAD":
             return Response(None, 200, {**headers, "Content-Length": str(record.size)})
-        location = await self._elsewhere(record.data, record.size)
+        location = await self._elsewhere(record)
         if location is not None:
             return Response(None, 307, {"Location": location, "Docker-Content-Digest": str(digest)})
         status, start, length = 200, 0, record.size
@@ -68,10 +70,12 @@ class BlobEndpoints:
             raise RegistryError(404, "BLOB_UNKNOWN", f"the bytes of {digest} are missing from the store") from None
         return StreamResponse(stream, length, status, headers)
 
-    async def _elsewhere(self, key: str, size: int) -> str | None:
-        if not self._redirects.enabled or size < self._redirects.threshold:
+    async def _elsewhere(self, record: BlobRecord) -> str | None:
+        if not self._redirects.enabled or record.size < self._redirects.threshold:
             return None
-        return await asyncio.to_thread(self._store.presign, key, self._redirects.seconds)
+        if record.condemned is not None:  # the collector counts on no URL being younger than its mark
+            return None
+        return await asyncio.to_thread(self._store.presign, record.data, self._redirects.seconds)
 
     async def delete(self, request: Request, name: str, rest: str) -> Response:
         """DELETE: this repository serves the blob no more."""

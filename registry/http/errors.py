@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from artifact.errors import DigestMismatch, InvalidInput, Malformed, StowageError
 from registry.manifests import ReferenceUnknown
+from registry.quarantine import Quarantined
 from registry.store.protocol import Conflict, StoreUnavailable
+from registry.tagrules import TagRefused
 
 
 class RegistryError(StowageError):
@@ -38,6 +41,8 @@ def translated(error: StowageError) -> RegistryError:
         return error
     if isinstance(error, ReferenceUnknown):
         return RegistryError(404, "MANIFEST_BLOB_UNKNOWN", str(error))
+    if isinstance(error, TagRefused | Quarantined):
+        return RegistryError(403, "DENIED", str(error))
     if isinstance(error, DigestMismatch | InvalidInput):
         return RegistryError(400, "DIGEST_INVALID", str(error))
     if isinstance(error, Malformed):
@@ -52,6 +57,13 @@ def translated(error: StowageError) -> RegistryError:
 def unavailable(message: str) -> RegistryError:
     """The store fails; trying again later may help."""
     return RegistryError(503, "UNAVAILABLE", message, {"Retry-After": "5"})
+
+
+def storage_failed(error: OSError) -> RegistryError:
+    """A folder's disk is full, which no retry will mend, or fails."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RegistryError(507, "UNAVAILABLE", "the registry's storage is full: nothing was stored; make room first")
+    return unavailable(f"storage failed: {error.strerror}")
 
 
 def blob_unknown(digest: object) -> RegistryError:

@@ -13,7 +13,9 @@ from artifact import mediatypes
 from artifact.digest import Digest
 from artifact.reference import is_name, is_tag
 from registry import catalog
+from registry.access.rights import Caller, Right
 from registry.http.errors import RegistryError, name_unknown
+from registry.http.gate import caller_of
 from registry.referrers import Referrers
 from registry.store.protocol import ObjectStore
 from registry.tags import Tags
@@ -48,13 +50,24 @@ class ListingEndpoints:
         return JSONResponse(body, headers=_next(f"/v2/{name}/tags/list", found, count))
 
     async def repositories(self, request: Request, name: str, rest: str) -> Response:
-        """GET _catalog. The order is the store's own."""
+        """GET _catalog: the repositories the caller may read. The order is the store's own."""
         count = _count(request, _DEFAULT_REPOSITORIES, MAX_REPOSITORIES)
         last = request.query_params.get("last", "")
         if last and not is_name(last):
             raise RegistryError(400, "NAME_INVALID", f"not a repository name: {last[:80]!r}")
-        found = await asyncio.to_thread(catalog.repositories, self._store, last, count + 1) if count else []
+        caller = caller_of(request)
+        found = await asyncio.to_thread(self._readable, caller, last, count + 1) if count else []
         return JSONResponse({"repositories": found[:count]}, headers=_next("/v2/_catalog", found, count))
+
+    def _readable(self, caller: Caller, last: str, limit: int) -> list[str]:
+        found: list[str] = []
+        # A token is bound to the repositories it was asked for: which ones there are is told by the grants behind it.
+        while page := catalog.repositories(self._store, last, limit):
+            found += [name for name in page if Right.PULL in caller.granted(name)]
+            if len(found) >= limit or len(page) < limit:
+                break
+            last = page[-1]
+        return found[:limit]
 
     async def referrers(self, request: Request, name: str, rest: str) -> Response:
         """GET referrers: an index, all on one page, empty for a subject that nobody refers to."""

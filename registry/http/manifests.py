@@ -3,41 +3,111 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artifact import mediatypes
 from artifact.digest import Digest
 from artifact.errors import DigestMismatch
 from artifact.manifest import MAX_BYTES
 from artifact.reference import is_tag
-from registry.admission import admit
-from registry.blobs import Blobs
+from registry.access.rights import Caller
+from registry.admission import Admission
+from registry.events import Event
 from registry.http.errors import RegistryError, manifest_unknown
+from registry.http.gate import caller_of
+from registry.http.shared import SharedReads
 from registry.manifests import Manifests, StoredManifest, read_manifest
+from registry.quarantine import Quarantines
 from registry.referrers import Referrers
 from registry.store.protocol import Missing
+from registry.tagrules import TagRules
 from registry.tags import Tags
+
+Publish = Callable[[Request, Event], None]
+_GUESSES = 10_000  # tags whose last digest is remembered
+Moved = list[tuple[str, Digest | None]]
 
 MAX_TAGS = 100
 """Most tags that one push of a manifest may set."""
+
+# Distribution-spec, "Warnings": something worked that the client need not, or should not, have done.
+_FALLBACK = re.compile(r"sha(?:256|512)-[0-9a-f]{64}")
+_FALLBACK_WARNING = (
+    '299 - "this registry lists referrers by itself: the fallback tag is merged into its list, and is not needed"'
+)
 
 
 class ManifestEndpoints:
     """Manifests, and the tags that point at them."""
 
-    def __init__(self, blobs: Blobs, manifests: Manifests, tags: Tags, referrers: Referrers) -> None:
-        self._blobs = blobs
+    def __init__(
+        self,
+        manifests: Manifests,
+        tags: Tags,
+        referrers: Referrers,
+        admission: Admission,
+        rules: TagRules,
+        quarantines: Quarantines,
+        remote: bool,
+        publish: Publish,
+    ) -> None:
+        self._admission = admission
+        self._rules = rules
+        self._quarantines = quarantines
         self._manifests = manifests
         self._tags = tags
         self._referrers = referrers
+        self._publish = publish
+        # Over a network each read waits on its own; of a folder, many are done in less time than a change of thread.
+        lanes, batch = (16, 1) if remote else (2, 64)
+        pool = ThreadPoolExecutor(lanes, thread_name_prefix="manifest-read")
+        self._reads = SharedReads(self._find, pool, lanes, batch)
+        self._ahead = ThreadPoolExecutor(lanes, thread_name_prefix="manifest-ahead") if remote else None
+        self._guesses: dict[str, Digest] = {}
+
+    def _find(self, key: str) -> StoredManifest:
+        name, _, reference = key.partition(" ")
+        guess = self._guesses.get(key)
+        if guess is None:
+            manifest = self._manifests.find(name, reference)
+        else:
+            manifest = self._find_guessing(name, reference, guess)
+        if self._ahead is not None and ":" not in reference:
+            if len(self._guesses) >= _GUESSES:
+                self._guesses.clear()
+            self._guesses[key] = manifest.digest
+        return manifest
+
+    def _find_guessing(self, name: str, tag: str, guess: Digest) -> StoredManifest:
+        """As `find`, in one round trip if the tag still is what it was: what it was is read beside the tag. Only the
+        time is saved by the guess; the answer rests on what was read now."""
+        assert self._ahead is not None
+        ahead = self._ahead.submit(self._manifests.by_digest, name, guess)
+        digest = self._tags.resolve(name, tag)
+        if digest == guess:
+            with suppress(Missing):
+                return ahead.result()
+        return self._manifests.by_digest(name, digest)
 
     async def get(self, request: Request, name: str, rest: str) -> Response:
         """GET and HEAD, whatever the Accept header says: there is one representation."""
         try:
-            manifest = await asyncio.to_thread(self._manifests.find, name, rest)
+            if request.method == "HEAD":
+                manifest = await asyncio.to_thread(self._manifests.find, name, rest, True)
+            else:
+                manifest = await self._reads.get(f"{name} {rest}")
         except Missing:
             raise manifest_unknown(name, rest) from None
+        if ":" not in rest and self._quarantines.cover(name, rest):
+            await asyncio.to_thread(self._quarantines.check, name, rest, manifest)
         headers = {
             "Content-Type": manifest.media_type,
             "Docker-Content-Digest": str(manifest.digest),
@@ -60,7 +130,10 @@ class ManifestEndpoints:
         if digest is not None and not digest.matches(raw):
             raise DigestMismatch(f"the manifest received is not {digest}")
         manifest = read_manifest(raw, content_type, digest)
-        await asyncio.to_thread(self._put, name, manifest, tags)
+        moved = await asyncio.to_thread(self._put, caller_of(request), name, manifest, tags)
+        self._tell(request, "push", name, str(manifest.digest), media_type=manifest.media_type, size=len(raw))
+        for tag, previous in moved:
+            self._tell(request, "tag", name, str(manifest.digest), tag, previous=previous and str(previous))
         headers = {
             "Location": f"/v2/{name}/manifests/{manifest.digest}",
             "Docker-Content-Digest": str(manifest.digest),
@@ -69,31 +142,51 @@ class ManifestEndpoints:
             headers["OCI-Subject"] = str(manifest.subject)
         if digest is not None and tags:
             headers["OCI-Tag"] = ", ".join(tags)
+        if manifest.media_type == mediatypes.IMAGE_INDEX and any(map(_FALLBACK.fullmatch, tags)):
+            headers["Warning"] = _FALLBACK_WARNING
         return Response(None, 201, headers)
 
-    def _put(self, name: str, manifest: StoredManifest, tags: list[str]) -> None:
+    def _put(self, caller: Caller, name: str, manifest: StoredManifest, tags: list[str]) -> Moved:
         self._manifests.check(name, manifest)
-        admit(name, manifest, tags, self._blobs)
+        self._rules.check_push(caller, name, manifest, tags)
+        self._admission.admit(name, manifest, tags)
         # What makes it visible comes after what it needs: bytes, then the listing, then the tags.
         self._manifests.put(name, manifest)
         self._referrers.add(name, manifest)
+        moved = []
         for tag in tags:
-            self._tags.point(name, tag, manifest.digest)
+            may_move = partial(self._rules.check_move, caller, name, tag)
+            previous = self._tags.point(name, tag, manifest.digest, may_move)
+            if previous != manifest.digest:
+                moved.append((tag, previous))
+        return moved
+
+    def _tell(
+        self, request: Request, kind: str, name: str, digest: str | None, tag: str | None = None, **more: Any
+    ) -> None:
+        self._publish(request, Event(kind, name, digest, tag, **more))
 
     async def delete(self, request: Request, name: str, rest: str) -> Response:
         """DELETE of a tag, or of a manifest with the tags that point at it."""
         try:
             if ":" in rest:
                 await asyncio.to_thread(self._delete, name, Digest.parse(rest))
+                self._tell(request, "delete", name, rest)
             elif is_tag(rest):
-                await asyncio.to_thread(self._tags.delete, name, rest)
+                await asyncio.to_thread(self._delete_tag, name, rest)
+                self._tell(request, "delete", name, None, rest)
             else:
                 raise Missing(rest)
         except Missing:
             raise manifest_unknown(name, rest) from None
         return Response(None, 202)
 
+    def _delete_tag(self, name: str, tag: str) -> None:
+        self._rules.check_delete_tag(name, tag)
+        self._tags.delete(name, tag)
+
     def _delete(self, name: str, digest: Digest) -> None:
+        self._rules.check_delete_manifest(name, digest)
         self._referrers.remove(name, self._manifests.delete(name, digest))
 
 

@@ -11,10 +11,12 @@ from starlette.responses import Response
 from artifact.digest import Digest
 from artifact.errors import InvalidInput
 from artifact.reference import is_name
+from registry.access.rights import Caller, Right
 from registry.blobs import Blobs
 from registry.http import ranges
-from registry.http.body import receive_into
+from registry.http.body import content_length, receive_into
 from registry.http.errors import RegistryError, upload_unknown
+from registry.http.gate import caller_of
 from registry.store.protocol import Conflict, Missing
 from registry.uploads import Ingest, Session, Uploads
 
@@ -31,21 +33,32 @@ class UploadEndpoints:
         query = request.query_params
         if "mount" in query:
             digest, origin = Digest.parse(query["mount"]), query.get("from")
-            known = origin is None or is_name(origin)
-            if known and await asyncio.to_thread(self._blobs.mount, name, digest, origin):
+            if await asyncio.to_thread(self._mount, caller_of(request), name, digest, origin):
                 return _created(name, digest)
         elif "digest" in query:
             return await self._whole(request, name, Digest.parse(query["digest"]))
         algorithm = query.get("digest-algorithm", "sha256")
         if algorithm not in ("sha256", "sha512"):
             raise InvalidInput(f"digest algorithm {algorithm[:40]!r} is not supported: use sha256 or sha512")
-        session = await asyncio.to_thread(self._uploads.begin, name, algorithm)
+        session = await asyncio.to_thread(self._uploads.begin, name, algorithm, _owner(request))
         return _progress(202, session)
 
+    def _mount(self, caller: Caller, name: str, digest: Digest, origin: str | None) -> bool:
+        """Mount a blob from where the caller may read it, and from nowhere else: that it exists in a repository of
+        others is not told, and it is not handed over (CVE-2024-39897)."""
+        if origin is not None:
+            known = is_name(origin) and caller.may(Right.PULL, origin)
+            return known and self._blobs.mount(name, digest, origin)
+        if caller.may_pull_everything:
+            return self._blobs.mount(name, digest, None)
+        return any(
+            self._blobs.mount(name, digest, place) for place in [name, *caller.places] if caller.may(Right.PULL, place)
+        )
+
     async def _whole(self, request: Request, name: str, digest: Digest) -> Response:
-        ingest = await asyncio.to_thread(self._uploads.receive_whole, name, digest, _content_length(request))
+        ingest = await asyncio.to_thread(self._uploads.receive_whole, name, digest, content_length(request))
         try:
-            await receive_into(ingest, request.stream())
+            await receive_into(ingest, request)
             await asyncio.to_thread(ingest.commit, digest)
         except BaseException:
             await asyncio.to_thread(ingest.abandon)
@@ -64,7 +77,7 @@ class UploadEndpoints:
             await asyncio.to_thread(ingest.checkpoint)
             return _progress(202, ingest.session)
         except Conflict:
-            raise await self._moved_on(name, rest) from None
+            raise await self._moved_on(request, name, rest) from None
         finally:
             await asyncio.to_thread(ingest.close)
 
@@ -83,27 +96,28 @@ class UploadEndpoints:
                 raise RegistryError(400, "DIGEST_INVALID", f"the upload is being closed as {ingest.session.closing}")
             return _created(name, digest)
         except Conflict:
-            raise await self._moved_on(name, rest) from None
+            raise await self._moved_on(request, name, rest) from None
         finally:
             await asyncio.to_thread(ingest.close)
 
     async def _take_up(self, request: Request, name: str, id_: str) -> Ingest:
         try:
-            return await asyncio.to_thread(self._uploads.receive, name, id_, _content_length(request))
+            length = content_length(request)
+            return await asyncio.to_thread(self._uploads.receive, name, id_, length, _owner(request))
         except Missing:
             raise upload_unknown() from None
         except Conflict:
-            raise await self._moved_on(name, id_) from None
+            raise await self._moved_on(request, name, id_) from None
 
-    async def _moved_on(self, name: str, id_: str) -> RegistryError:
+    async def _moved_on(self, request: Request, name: str, id_: str) -> RegistryError:
         """The answer where another request got there first: where the upload stands now."""
         try:
-            return _out_of_order(await asyncio.to_thread(self._uploads.find, name, id_))
+            return _out_of_order(await asyncio.to_thread(self._uploads.find, name, id_, _owner(request)))
         except Missing:
             return upload_unknown()
 
     async def _add(self, request: Request, ingest: Ingest) -> None:
-        length, expected = _content_length(request), None
+        length, expected = content_length(request), None
         header = request.headers.get("content-range")
         if header is not None:
             try:
@@ -114,26 +128,30 @@ class UploadEndpoints:
                 raise _out_of_order(ingest.session)
             if length is not None and length != expected:
                 raise _wrong_size(expected, length)
-        received = await receive_into(ingest, request.stream())
+        received = await receive_into(ingest, request)
         if expected is not None and received != expected:
             raise _wrong_size(expected, received)
 
     async def status(self, request: Request, name: str, rest: str) -> Response:
         """GET: how far the upload is."""
         try:
-            return _progress(204, await asyncio.to_thread(self._uploads.find, name, rest))
+            return _progress(204, await asyncio.to_thread(self._uploads.find, name, rest, _owner(request)))
         except Missing:
             raise upload_unknown() from None
 
     async def cancel(self, request: Request, name: str, rest: str) -> Response:
         """DELETE: give the upload up."""
         try:
-            await asyncio.to_thread(self._uploads.cancel, name, rest)
+            await asyncio.to_thread(self._uploads.cancel, name, rest, _owner(request))
         except Missing:
             raise upload_unknown() from None
         except Conflict as error:
             raise RegistryError(400, "BLOB_UPLOAD_INVALID", str(error)) from None
         return Response(None, 204)
+
+
+def _owner(request: Request) -> str:
+    return caller_of(request).principal.name
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:
@@ -142,11 +160,6 @@ async def _drain(stream: AsyncIterator[bytes]) -> None:
             pass
     except ClientDisconnect:
         return
-
-
-def _content_length(request: Request) -> int | None:
-    text = request.headers.get("content-length", "")
-    return int(text) if text.isdecimal() and len(text) < 20 else None
 
 
 def _location(session: Session) -> str:

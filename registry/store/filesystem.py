@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from registry.store.protocol import Conflict, Entry, Missing, Object, Stream, Writer, checked_key
+from registry.store.protocol import Conflict, Entry, Missing, Object, Stream, Unfinished, Writer, checked_key
 
 _LOCKS = 64
 _LOCK_WAIT = 5.0  # seconds a continued upload waits for the request before it to let go
@@ -39,6 +39,10 @@ class FilesystemStore:
     @property
     def place(self) -> str:
         return str(self._root)
+
+    @property
+    def remote(self) -> bool:
+        return False
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
@@ -174,6 +178,16 @@ class FilesystemStore:
     ) -> Writer:
         return _FileWriter(self._path(key), offset)
 
+    def unfinished(self) -> Sequence[Unfinished]:
+        found = []
+        for item in os.scandir(self._temporary):
+            with suppress(FileNotFoundError):
+                found.append(Unfinished("", item.name, item.stat(follow_symlinks=False).st_mtime))
+        return found
+
+    def drop_unfinished(self, item: Unfinished) -> None:
+        (self._temporary / item.id).unlink(missing_ok=True)
+
     def presign(self, key: str, seconds: int) -> str | None:
         return None
 
@@ -190,6 +204,9 @@ class _FileStream:
         self._offset += len(data)
         return data
 
+    def descriptor(self) -> tuple[int, int] | None:
+        return self._descriptor, self._offset
+
     def close(self) -> None:
         if self._open:
             self._open = False
@@ -203,7 +220,7 @@ class _FileWriter:
 
     def __init__(self, path: Path, offset: int) -> None:
         self._path = path
-        self._offset = offset
+        self._offset = self._safe = offset
         self._positioned = False
         # A request that is given up may close the file while a thread still writes: never into a reused descriptor.
         self._guard = threading.RLock()
@@ -221,11 +238,18 @@ class _FileWriter:
             self.close()
             raise
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         with self._guard:
-            self._write(chunks)
+            try:
+                self._write(chunks)
+            except OSError:
+                # A full disk: give back what this request has taken, so that there is room to record anything at all.
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, self._safe)
+                self._offset = self._safe
+                raise
 
-    def _write(self, chunks: Sequence[bytes]) -> None:
+    def _write(self, chunks: Sequence[bytes | memoryview]) -> None:
         self._position()
         begin = self._offset
         for first in range(0, len(chunks), _IOV_MAX):
@@ -250,6 +274,7 @@ class _FileWriter:
         with self._guard:
             self._position()
             os.fdatasync(self._descriptor)
+            self._safe = self._offset
         return {}
 
     def seal(self) -> dict[str, Any]:

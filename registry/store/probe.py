@@ -29,6 +29,21 @@ def conditional_writes_are_atomic(store: ObjectStore, rounds: int = 1) -> bool:
         store.delete(key)
 
 
+def deletes_are_conditional(store: ObjectStore) -> bool:
+    """Whether a DELETE with If-Match leaves an object alone that has been written again since it was read."""
+    key = f"probe/{secrets.token_hex(8)}"
+    try:
+        before = store.put(key, b"before")
+        store.put(key, b"after")
+        try:
+            store.delete(key, if_match=before)
+        except Conflict:
+            return store.get(key).data == b"after"
+        return False
+    finally:
+        store.delete(key)
+
+
 def _winners(pool: ThreadPoolExecutor, write: Callable[[bytes], str]) -> int:
     barrier = Barrier(_RACERS)
 

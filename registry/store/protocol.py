@@ -51,11 +51,24 @@ class Entry:
     modified: float
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A write that was begun and has neither ended nor been given up: a temporary file, a multipart upload. `key` is
+    empty where it is not known; `begun` is in seconds since the epoch."""
+
+    key: str
+    id: str
+    begun: float
+
+
 class Stream(Protocol):
     """A range of an object being read."""
 
     def read(self, count: int) -> bytes:
         """At most `count` further bytes; empty at the end of the range."""
+
+    def descriptor(self) -> tuple[int, int] | None:
+        """A file descriptor and an offset from which the rest of the range can be read; None if it is no file."""
 
     def close(self) -> None:
         """Give up the stream; may be called twice."""
@@ -64,7 +77,7 @@ class Stream(Protocol):
 class Writer(Protocol):
     """Large data on its way into one object, continued by whichever process holds the last saved state."""
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append. Returns before the bytes are safe: `checkpoint` or `seal` makes them so."""
 
     def checkpoint(self) -> dict[str, Any]:
@@ -90,6 +103,10 @@ class ObjectStore(Protocol):
     @property
     def place(self) -> str:
         """The store as a user names it."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether each call is a request over a network."""
 
     def get(self, key: str) -> Object:
         """A small object. Raises `Missing`."""
@@ -124,6 +141,12 @@ class ObjectStore(Protocol):
         """Begin an object, or continue one at `offset` from `state`. `scratch` is a prefix for leftovers between two
         requests; `expected` the final size in bytes where it is known. Raises `Conflict` if another writer holds it,
         `Missing` if what `state` describes is gone."""
+
+    def unfinished(self) -> Sequence[Unfinished]:
+        """Every write that has not ended, those in progress included."""
+
+    def drop_unfinished(self, item: Unfinished) -> None:
+        """Remove what such a write has left; one that is gone is no error."""
 
     def presign(self, key: str, seconds: int) -> str | None:
         """A URL that lets anyone read the object for some seconds; None if the store has no such thing."""

@@ -18,7 +18,17 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from registry.store.protocol import Conflict, Entry, Missing, Object, StoreUnavailable, Stream, Writer, checked_key
+from registry.store.protocol import (
+    Conflict,
+    Entry,
+    Missing,
+    Object,
+    StoreUnavailable,
+    Stream,
+    Unfinished,
+    Writer,
+    checked_key,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -63,6 +73,10 @@ class S3Store:
     @property
     def place(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def remote(self) -> bool:
+        return True
 
     def _key(self, key: str) -> str:
         return self._prefix + checked_key(key)
@@ -139,6 +153,24 @@ class S3Store:
     ) -> Writer:
         return _S3Writer(self, key, scratch, state or {}, expected)
 
+    def unfinished(self) -> Sequence[Unfinished]:
+        found: list[Unfinished] = []
+        options: dict[str, Any] = {}
+        while True:
+            with _errors("uploads"):
+                answer = self._client.list_multipart_uploads(
+                    Bucket=self._bucket, Prefix=f"{self._prefix}data/", **options
+                )
+            for item in answer.get("Uploads", []):
+                key = item["Key"].removeprefix(self._prefix)
+                found.append(Unfinished(key, item["UploadId"], item["Initiated"].timestamp()))
+            if not answer.get("IsTruncated"):
+                return found
+            options = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+    def drop_unfinished(self, item: Unfinished) -> None:
+        self.abort_parts(item.key, item.id)
+
     def presign(self, key: str, seconds: int) -> str | None:
         return self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self._bucket, "Key": self._key(key)}, ExpiresIn=seconds
@@ -191,6 +223,9 @@ class _S3Stream:
             data: bytes = self._body.read(count)
         return data
 
+    def descriptor(self) -> tuple[int, int] | None:
+        return None
+
     def close(self) -> None:
         if self._body is not None:
             self._body.close()
@@ -210,27 +245,38 @@ class _S3Writer:
         self._part_size: int = state.get("part_size") or part_size(expected)
         self._sealed: bool = state.get("sealed", False)
         self._tail: str | None = state.get("tail")
-        self._buffer = bytearray(store.get(self._tail).data) if self._tail else bytearray()
+        # Two buffers for the whole upload, the one in flight and the one being filled: nothing grows, nothing is moved.
+        self._buffer, self._spare = bytearray(), bytearray()
+        self._filled = 0
         self._flight: Future[str] | None = None
+        if self._tail:
+            self.write([store.get(self._tail).data])
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
-                room = self._part_size - len(self._buffer)
-                self._buffer += view[:room]
-                view = view[room:]
-                if len(self._buffer) == self._part_size:
+                if not self._buffer:
+                    self._buffer = bytearray(self._part_size)  # pages that are never written take no memory
+                count = min(len(view), self._part_size - self._filled)
+                self._buffer[self._filled : self._filled + count] = view[:count]
+                self._filled += count
+                view = view[count:]
+                if self._filled == self._part_size:
                     self._send_part()
+
+    def _content(self) -> memoryview:
+        return memoryview(self._buffer)[: self._filled]
 
     def _send_part(self) -> None:
         self._land()
         if self._upload is None:
             self._upload = self._store.begin_parts(self._key)
-        upload, number, data = self._upload, len(self._etags) + 1, self._buffer
+        upload, number = self._upload, len(self._etags) + 1
+        data = self._buffer if self._filled == self._part_size else bytearray(self._content())
         if number > MAX_PARTS:
             raise Conflict(f"blob is larger than {MAX_PARTS} parts of {self._part_size} bytes: send its length first")
-        self._buffer = bytearray()
+        self._buffer, self._spare, self._filled = self._spare, self._buffer, 0
         self._flight = self._store.background(lambda: self._store.put_part(self._key, upload, number, data))
 
     def _land(self) -> None:
@@ -247,19 +293,19 @@ class _S3Writer:
     def checkpoint(self) -> dict[str, Any]:
         self._land()
         # A fresh name each time: the state that was saved before must stay valid until the new one is saved.
-        self._tail = f"{self._scratch}tail-{secrets.token_hex(8)}" if self._buffer else None
+        self._tail = f"{self._scratch}tail-{secrets.token_hex(8)}" if self._filled else None
         if self._tail:
-            self._store.put(self._tail, bytes(self._buffer))
+            self._store.put(self._tail, bytes(self._content()))
         return self._state()
 
     def seal(self) -> dict[str, Any]:
         if self._upload is None:
-            self._put_whole(bytes(self._buffer))
-        elif self._buffer:
+            self._put_whole(bytes(self._content()))
+        elif self._filled:
             self._send_part()
         self._land()
         self._tail, self._sealed = None, True
-        self._buffer = bytearray()
+        self._forget_buffers()
         return self._state()
 
     def _put_whole(self, data: bytes) -> None:
@@ -281,7 +327,10 @@ class _S3Writer:
         flight, self._flight = self._flight, None
         if flight is not None:
             flight.cancel()
-        self._buffer = bytearray()
+        self._forget_buffers()
+
+    def _forget_buffers(self) -> None:
+        self._buffer, self._spare, self._filled = bytearray(), bytearray(), 0
 
     def abort(self) -> None:
         if self._flight is not None:

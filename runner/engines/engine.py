@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from artifact.errors import InvalidInput, StowageError
+from runner.engines.task import GENERATE
 from runner.model import Model
+from runner.sandbox.rules import Rules
 
 SOCKET = "engine.sock"
 """The unix socket an engine listens on, relative to the folder it runs in."""
@@ -37,23 +39,28 @@ class Options:
 
     `name` is what the engine calls it in its answers; `context_size` is in tokens for one request; `flags` are the
     engine's own, already checked against its allow-list; `gpus` is ``all``, ``none``, numbers such as ``0,1``, or None
-    where the user said nothing.
+    where the user said nothing; `task` is what the model is for (`runner.engines.task`).
     """
 
     name: str
     context_size: int
     flags: Sequence[str] = ()
     gpus: str | None = None
+    task: str = GENERATE
 
 
 @dataclass(frozen=True)
 class Command:
-    """One engine's exact command line and the whole environment it gets. `engine` and `version` say what runs."""
+    """One engine's exact command line and the whole environment it gets. `engine` and `version` say what runs, `lock`
+    from which lock file it was installed, if it was. `rules` are what it may reach; a relative path in them is relative
+    to the folder it runs in."""
 
     engine: str
     version: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+    lock: str = ""
 
     def __str__(self) -> str:
         """The command as a shell line that starts from an empty environment."""
@@ -63,7 +70,14 @@ class Command:
     def to_json(self) -> dict[str, Any]:
         """The command for scripts and for the record."""
         env = dict(sorted(self.env.items()))
-        return {"engine": self.engine, "version": self.version, "argv": list(self.argv), "env": env}
+        return {
+            "engine": self.engine,
+            "version": self.version,
+            "lock": self.lock,
+            "argv": list(self.argv),
+            "env": env,
+            "sandbox": self.rules.mode,
+        }
 
 
 class Engine(Protocol):

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from artifact.errors import InvalidInput
+from artifact.errors import InvalidInput, StowageError
+from artifact.filepath import checked_path
 
 _INT = re.compile(r"-?[0-9]{1,18}")
 _FLOAT = re.compile(r"-?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:+=@-]{0,255}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MAX_JSON = 16 * 1024
 
 
@@ -29,8 +31,9 @@ class FlagDenied(InvalidInput):
 @dataclass(frozen=True)
 class Flag:
     """One allowed flag. `kind` is ``switch`` (no value), ``int``, ``float``, ``word`` (no slash, so never a path),
-    ``numbers`` (comma-separated), ``json``, or the allowed words themselves separated by ``|``. `aliases` are other
-    spellings."""
+    ``numbers`` (comma-separated), ``json``, ``file`` (the path of one of the model's own files), ``adapter``
+    (``NAME=FOLDER`` with a folder of the model), or the allowed words themselves separated by ``|``. `aliases` are
+    other spellings."""
 
     name: str
     kind: str
@@ -48,6 +51,11 @@ class Flag:
             return all(_FLOAT.fullmatch(part) for part in value.split(","))
         if self.kind == "json":
             return _is_plain_json(value)
+        if self.kind == "file":
+            return _is_inside(value)
+        if self.kind == "adapter":
+            name, equals, folder = value.partition("=")
+            return bool(equals) and _NAME.fullmatch(name) is not None and _is_inside(folder)
         return value in self.kind.split("|")
 
 
@@ -94,6 +102,21 @@ class AllowList:
             passed.append(value)
         return tuple(passed)
 
+    def in_bundle(self, checked: Sequence[str], paths: Collection[str], bundle: str) -> tuple[str, ...]:
+        """Flags that `check` let pass, with the values that name files of the model made paths in the folder `bundle`.
+        `paths` are the files the model has. Raises `FlagDenied` for one it does not have."""
+        passed = list(checked)
+        for at, name in enumerate(checked):
+            flag = self._flags.get(name)
+            if flag is None or flag.kind not in ("file", "adapter"):
+                continue
+            label, equals, path = passed[at + 1].rpartition("=") if flag.kind == "adapter" else ("", "", passed[at + 1])
+            wanted = f"{path}/adapter_config.json" if flag.kind == "adapter" else path
+            if wanted not in paths:
+                raise FlagDenied(f"flag {name} names {wanted!r}, which the verified model does not have")
+            passed[at + 1] = f"{label}{equals}{bundle}/{path}"
+        return tuple(passed)
+
     def _why_not(self, name: str) -> str:
         if not name.startswith("-"):
             return f"{name[:80]!r} is not a flag of {self._engine}: flags come after --, each with its value"
@@ -101,6 +124,14 @@ class AllowList:
         if reason:
             return f"flag {name} is not passed to {self._engine}: {reason}"
         return f"flag {name[:80]} is not on the list of flags that may be passed to {self._engine}"
+
+
+def _is_inside(path: str) -> bool:
+    """Whether `path` is one an artifact may give a file: relative, normalised, inside."""
+    try:
+        return checked_path(path) == path
+    except StowageError:
+        return False
 
 
 def _is_plain_json(value: str) -> bool:

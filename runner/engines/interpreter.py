@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from artifact.errors import InvalidInput
 
 _ASK = (
     "import importlib.metadata as m, sys\n"
+    "print(sys.prefix, sys.base_prefix, sep='\\n')\n"
     "for name in sys.argv[1:]:\n"
-    "    try: print(m.version(name)); break\n"
+    "    try: print(name, m.version(name), sep='\\n'); break\n"
     "    except m.PackageNotFoundError: pass\n"
 )
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python interpreter with an engine beside it: the `distribution` that has it, its `version`, and the folders the
+    interpreter runs from."""
+
+    interpreter: Path
+    distribution: str
+    version: str
+    folders: Sequence[str]
+
+    @property
+    def label(self) -> str:
+        """Distribution and version, for people."""
+        return f"{self.distribution} {self.version}"
 
 
 def interpreter_in(path: Path) -> Path | None:
@@ -28,15 +49,30 @@ def interpreter_in(path: Path) -> Path | None:
     return path.absolute() if re.fullmatch(r"python[0-9.]*", path.name) else None
 
 
-def installed_version(interpreter: Path, *distributions: str) -> str | None:
-    """The version of the first of `distributions` that is installed beside `interpreter`; None if there is none."""
+def environment_of(interpreter: Path, *distributions: str) -> Environment | None:
+    """What there is of the first of `distributions` that is installed beside `interpreter`; None if there is none.
+    Raises `InvalidInput` if it does not run."""
     try:
         result = subprocess.run(
             [str(interpreter), "-I", "-c", _ASK, *distributions], capture_output=True, text=True, timeout=30, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise InvalidInput(f"{interpreter} does not run: {error}") from None
-    return result.stdout.strip() or None
+    lines = result.stdout.splitlines()
+    if len(lines) != 4:
+        return None
+    return Environment(interpreter, lines[2], lines[3], tuple(dict.fromkeys(lines[:2])))
+
+
+def own_environment(*distributions: str) -> Environment | None:
+    """The same for the interpreter this program runs in."""
+    for name in distributions:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return Environment(Path(sys.executable), name, version, tuple(dict.fromkeys((sys.prefix, sys.base_prefix))))
+    return None
 
 
 def gpu_environment(gpus: str | None) -> dict[str, str]:

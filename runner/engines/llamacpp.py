@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from artifact.errors import InvalidInput
 from runner.engines.engine import BUNDLE, SOCKET, Command, EngineUnavailable, Options
 from runner.engines.flags import AllowList, Flag
-from runner.engines.interpreter import gpu_environment, installed_version, interpreter_in
+from runner.engines.installed import Installed
+from runner.engines.interpreter import (
+    Environment,
+    environment_of,
+    gpu_environment,
+    interpreter_in,
+    own_environment,
+)
+from runner.engines.task import EMBED, RERANK
 from runner.model import Model
+from runner.sandbox.rules import GPU_DEVICES, Rules
 
 PARALLEL = 4
 """Requests served at a time where ``--parallel`` does not say otherwise; each has the whole context size."""
 
 _LAUNCHER = Path(__file__).with_name("llamacpp_launcher.py")
 _CACHE_TYPES = "f32|f16|bf16|q8_0|q5_1|q5_0|q4_1|q4_0|iq4_nl"
-_EMBEDDERS = ("bert", "nomic-bert", "jina-bert", "gte", "xlm-roberta")
 
 ALLOWED = AllowList(
     "llama.cpp",
@@ -30,18 +36,20 @@ ALLOWED = AllowList(
             ("--threads-batch", ("-tb",)), ("--main-gpu", ("-mg",)), ("--n-predict", ("-n", "--predict")),
             ("--keep", ()), ("--cache-ram", ("-cram",)), ("--cache-reuse", ()), ("--seed", ("-s",)), ("--top-k", ()),
             ("--yarn-orig-ctx", ()), ("--reasoning-budget", ()), ("--repeat-last-n", ()), ("--n-gpu-layers", ("-ngl",
-            "--gpu-layers")),
+            "--gpu-layers")), ("--threads-http", ()), ("--ctx-checkpoints", ()), ("--embd-normalize", ()),
+            ("--image-min-tokens", ()), ("--image-max-tokens", ()),
         )),
         *(Flag(name, "float", aliases) for name, aliases in (
             ("--temp", ("--temperature",)), ("--top-p", ()), ("--min-p", ()), ("--repeat-penalty", ()),
             ("--presence-penalty", ()), ("--frequency-penalty", ()), ("--rope-freq-base", ()),
             ("--rope-freq-scale", ()), ("--yarn-ext-factor", ()), ("--yarn-attn-factor", ()), ("--yarn-beta-slow", ()),
-            ("--yarn-beta-fast", ()),
+            ("--yarn-beta-fast", ()), ("--slot-prompt-similarity", ("-sps",)),
         )),
         *(Flag(name, "switch", aliases) for name, aliases in (
             ("--embeddings", ("--embedding",)), ("--reranking", ("--rerank",)), ("--no-cont-batching", ("-nocb",)),
             ("--context-shift", ()), ("--swa-full", ()), ("--kv-unified", ("-kvu",)), ("--no-kv-offload", ("-nkvo",)),
             ("--check-tensors", ()), ("--no-warmup", ()), ("--no-cache-prompt", ()), ("--mlock", ()), ("--no-mmap", ()),
+            ("--no-op-offload", ()), ("--no-host", ()), ("--no-mmproj-offload", ()),
         )),
         Flag("--flash-attn", "on|off|auto", ("-fa",)),
         Flag("--cache-type-k", _CACHE_TYPES, ("-ctk",)),
@@ -53,6 +61,7 @@ ALLOWED = AllowList(
         Flag("--rope-scaling", "none|linear|yarn"),
         Flag("--reasoning-format", "none|auto|deepseek|deepseek-legacy"),
         Flag("--chat-template", "word"),
+        Flag("--chat-template-file", "file"),
         Flag("--chat-template-kwargs", "json"),
     ],
     {
@@ -63,7 +72,7 @@ ALLOWED = AllowList(
                         "it makes the engine write or serve files"),
         **dict.fromkeys(("--model-url", "-mu", "--hf-repo", "-hf", "-hfr", "--hf-file", "--hf-token", "--docker-repo",
                          "--mmproj-url", "--rpc"), "it makes the engine use the network"),
-        **dict.fromkeys(("--lora", "--lora-scaled", "--control-vector", "--chat-template-file", "--grammar-file",
+        **dict.fromkeys(("--lora", "--lora-scaled", "--control-vector", "--grammar-file",
                          "--model-draft", "-md", "--json-schema-file", "-jf"),
                         "it loads a file that is not part of the verified model"),
         **dict.fromkeys(("--tools", "--mcp-servers-config", "--webui-mcp-proxy"), "it lets the engine run other code"),
@@ -75,14 +84,15 @@ ALLOWED = AllowList(
 
 class LlamaCpp:
     """The llama.cpp engine. `path` states one that is there: a ``llama-server`` binary, a Python interpreter that has
-    xllamacpp, or the folder of its virtual environment."""
+    xllamacpp, or the folder of its virtual environment; `installed` is what was installed for it."""
 
     name = "llama.cpp"
     formats = frozenset(("gguf",))
     start_seconds = 600.0
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, installed: Installed | None = None) -> None:
         self._path = path
+        self._installed = installed
 
     def check_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
         """`flags` in one canonical spelling. Raises `FlagDenied`."""
@@ -90,13 +100,16 @@ class LlamaCpp:
 
     def command(self, model: Model, options: Options) -> Command:
         """The exact command. Raises `EngineUnavailable`."""
-        program, version = self._program()
-        parallel, flags = _take(options.flags, "--parallel", PARALLEL)
+        program, version, reads = self._program()
+        given = ALLOWED.in_bundle(options.flags, [file.path for file in model.files], BUNDLE)
+        parallel, flags = _take(given, "--parallel", PARALLEL)
         if parallel < 1:
             raise InvalidInput(f"flag --parallel must be at least 1, not {parallel}")
         slots = 1 if "--kv-unified" in flags else parallel
-        if "--embeddings" not in flags and model.config.architecture in _EMBEDDERS:
+        if options.task == EMBED and "--embeddings" not in flags and "--reranking" not in flags:
             flags = ("--embeddings", *flags)
+        if options.task == RERANK and "--reranking" not in flags:
+            flags = ("--reranking", *flags)
         if "--cache-ram" not in flags:
             flags = ("--cache-ram", "0", *flags)
         argv = [
@@ -108,34 +121,51 @@ class LlamaCpp:
             *flags,
         ]  # fmt: skip
         env = {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **gpu_environment(options.gpus)}
-        return Command(self.name, version, argv, env)
+        rules = Rules(reads=reads, devices=() if options.gpus == "none" else GPU_DEVICES)
+        return Command(self.name, version, argv, env, rules, self._installed.lock if self._installed else "")
 
-    def _program(self) -> tuple[list[str], str]:
+    def _program(self) -> tuple[list[str], str, Sequence[str]]:
+        """The program with what starts it, its version, and what it reads."""
         if self._path is not None:
             interpreter = interpreter_in(self._path)
             if interpreter is None:
-                return [str(self._path)], _binary_version(self._path)
-            version = installed_version(interpreter, "xllamacpp")
-            if version is None:
+                return _binary(self._path)
+            found = environment_of(interpreter, "xllamacpp")
+            if found is None:
                 raise EngineUnavailable(
                     f"{interpreter} has no xllamacpp: install it there, or name another engine path"
                 )
-            return [str(interpreter), "-I", str(_LAUNCHER)], f"xllamacpp {version}"
-        try:
-            version = metadata.version("xllamacpp")
-        except metadata.PackageNotFoundError:
-            found = shutil.which("llama-server")
+            return _launched(found)
+        if self._installed is not None:
+            found = environment_of(self._installed.interpreter, "xllamacpp")
             if found is None:
-                raise EngineUnavailable(
-                    "no llama.cpp on this host: install the extra stowage[llama-cpp], put llama-server on PATH, "
-                    "or name one with --engine-path"
-                ) from None
-            return [found], _binary_version(Path(found))
-        return [sys.executable, "-I", str(_LAUNCHER)], f"xllamacpp {version}"
+                raise EngineUnavailable(f"{self._installed.folder} is broken: remove the engine and install it again")
+            return _launched(found)
+        found = own_environment("xllamacpp")
+        if found is not None:
+            return _launched(found)
+        binary = shutil.which("llama-server")
+        if binary is None:
+            raise EngineUnavailable(
+                "no llama.cpp on this host: runner engine install llama.cpp, install the extra stowage[llama-cpp], put "
+                "llama-server on PATH, or name one with --engine-path"
+            )
+        return _binary(Path(binary))
+
+
+def _launched(found: Environment) -> tuple[list[str], str, Sequence[str]]:
+    return [str(found.interpreter), "-I", str(_LAUNCHER)], found.label, (*found.folders, str(_LAUNCHER))
+
+
+def _binary(path: Path) -> tuple[list[str], str, Sequence[str]]:
+    # Its libraries lie beside it, or in a lib folder beside its folder.
+    folder = path.resolve().parent
+    near = (str(folder), str(folder.parent / "lib")) if folder.name == "bin" else (str(folder),)
+    return [str(path)], _binary_version(path), (str(path), *near)
 
 
 def _template(model: Model, flags: Sequence[str]) -> tuple[str, ...]:
-    if model.chat_template is None or "--chat-template" in flags:
+    if model.chat_template is None or "--chat-template" in flags or "--chat-template-file" in flags:
         return ()
     return ("--chat-template-file", f"{BUNDLE}/{model.chat_template}")
 

@@ -79,6 +79,12 @@ VALUED: dict[str, Setter] = {
     "--n-predict": _to("n_predict", int),
     "--keep": _to("n_keep", int),
     "--cache-reuse": _to("n_cache_reuse", int),
+    "--ctx-checkpoints": _to("n_ctx_checkpoints", int),
+    "--threads-http": _to("n_threads_http", int),
+    "--slot-prompt-similarity": _to("slot_prompt_similarity", float),
+    "--embd-normalize": _to("embd_normalize", int),
+    "--image-min-tokens": _to("image_min_tokens", int),
+    "--image-max-tokens": _to("image_max_tokens", int),
     "--flash-attn": _to(
         "flash_attn_type", lambda text: llama.llama_flash_attn_type["LLAMA_FLASH_ATTN_TYPE_" + _FLASH[text]]
     ),
@@ -123,6 +129,9 @@ SWITCHES: dict[str, Callable[[Any], None]] = {
     "--swa-full": lambda params: setattr(params, "swa_full", True),
     "--kv-unified": lambda params: setattr(params, "kv_unified", True),
     "--no-kv-offload": lambda params: setattr(params, "no_kv_offload", True),
+    "--no-op-offload": lambda params: setattr(params, "no_op_offload", True),
+    "--no-host": lambda params: setattr(params, "no_host", True),
+    "--no-mmproj-offload": lambda params: setattr(params, "mmproj_use_gpu", False),
     "--check-tensors": lambda params: setattr(params, "check_tensors", True),
     "--no-warmup": lambda params: setattr(params, "warmup", False),
     "--no-cache-prompt": lambda params: setattr(params, "cache_prompt", False),

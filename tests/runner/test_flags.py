@@ -9,11 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engines import llamacpp, vllm
+from runner.engines import llamacpp, llamacpp_python, vllm_flags
 from runner.engines.flags import FlagDenied
 
-SAMPLES = {"int": "1", "float": "0.5", "word": "chatml", "json": '{"a": 1}', "numbers": "1,2.5"}
-ENGINES = [llamacpp.ALLOWED, vllm.ALLOWED]
+SAMPLES = {
+    "int": "1",
+    "float": "0.5",
+    "word": "chatml",
+    "json": '{"a": 1}',
+    "numbers": "1,2.5",
+    "file": "a/t.jinja",
+    "adapter": "n=a",
+}
+REAL_SAMPLES = {**SAMPLES, "file": "/dev/null"}
+ENGINES = [llamacpp.ALLOWED, llamacpp_python.ALLOWED, vllm_flags.ALLOWED]
 
 
 @pytest.mark.parametrize("allowed", ENGINES)
@@ -45,7 +54,7 @@ def test_every_listed_flag_passes_in_both_spellings(allowed):
 )
 def test_what_does_not_pass_is_told_why(arguments, why):
     with pytest.raises(FlagDenied, match=why) as refusal:
-        vllm.ALLOWED.check(arguments)
+        vllm_flags.ALLOWED.check(arguments)
     assert refusal.value.exit_code == 2
 
 
@@ -68,7 +77,7 @@ def test_the_launcher_understands_every_flag_the_list_lets_pass():
     for flag in llamacpp.ALLOWED.flags:
         arguments.append(flag.name)
         if flag.kind != "switch":
-            arguments.append(SAMPLES.get(flag.kind, flag.kind.split("|")[0]))
+            arguments.append(REAL_SAMPLES.get(flag.kind, flag.kind.split("|")[0]))
     code = (
         "import importlib.util, sys\n"
         "spec = importlib.util.spec_from_file_location('launcher', sys.argv[1])\n"
@@ -88,3 +97,30 @@ def test_the_launcher_refuses_what_it_does_not_know():
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert "no flag --log-file" in result.stderr
+
+
+def test_flags_that_name_files_name_the_models_own():
+    flags = vllm_flags.ALLOWED.check(["--chat-template=t/x.jinja", "--lora-modules", "fr=adapters/fr", "-tp", "2"])
+    paths = {"t/x.jinja", "adapters/fr/adapter_config.json"}
+    assert vllm_flags.ALLOWED.in_bundle(flags, paths, "bundle") == (
+        "--chat-template", "bundle/t/x.jinja", "--lora-modules", "fr=bundle/adapters/fr",
+        "--tensor-parallel-size", "2",
+    )  # fmt: skip
+    for missing in ({"t/x.jinja"}, {"adapters/fr/adapter_config.json"}):
+        with pytest.raises(FlagDenied, match="does not have"):
+            vllm_flags.ALLOWED.in_bundle(flags, missing, "bundle")
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "../x", "a/../b", "~/x", "-x", "a\\b", ""])
+def test_flags_that_name_files_never_leave_the_model(value):
+    with pytest.raises(FlagDenied, match="cannot have the value"):
+        vllm_flags.ALLOWED.check(["--chat-template", value])
+    with pytest.raises(FlagDenied, match="cannot have the value"):
+        vllm_flags.ALLOWED.check(["--lora-modules", f"n={value}"])
+    with pytest.raises(FlagDenied, match="cannot have the value"):
+        llamacpp.ALLOWED.check(["--chat-template-file", value])
+
+
+def test_code_in_a_model_is_never_allowed_to_run():
+    with pytest.raises(FlagDenied, match="no policy can grant it"):
+        vllm_flags.ALLOWED.check(["--trust-remote-code"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
 import signal
 import socket
 import time
@@ -16,7 +14,7 @@ import pytest
 
 from artifact.layout import LayoutRepository
 from runner.gateway import DIGEST_HEADER
-from tests.runner.commands import BIN, call, chat_request, environment, error_line, json_of, processes_in, wait_until
+from tests.runner.commands import call, chat_request, error_line, json_of, processes_in, wait_until
 from tests.runner.crafted import file_layer, gguf_without_tensors_it_needs, push_model
 
 pytestmark = pytest.mark.engine
@@ -62,7 +60,7 @@ def test_routes_names_and_errors(serve, gguf_reference, safetensors_reference):
         assert client.post("/v1/chat/completions", json=[1]).status_code == 400
         assert client.post("/v1/chat/completions", json={"model": 7}).json()["error"]["param"] == "model"
         assert client.get("/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
-        assert client.get("/metrics").status_code == 404
+        assert client.get("/nowhere").status_code == 404
 
 
 def test_streaming_is_not_buffered_and_cancelling_frees_the_engine(serve, gguf_reference):
@@ -155,7 +153,7 @@ def test_killing_the_runner_leaves_no_engine(serve, store, gguf_reference):
 
 
 def test_killing_the_guard_leaves_no_engine(serve, store, gguf_reference):
-    serving = serve(gguf_reference).wait_ready()
+    serving = serve(gguf_reference, "--max-restarts", "0").wait_ready()
     guard = min(processes_in(store))
     os.kill(guard, signal.SIGKILL)
     wait_until(lambda: not processes_in(store), 10)
@@ -164,7 +162,7 @@ def test_killing_the_guard_leaves_no_engine(serve, store, gguf_reference):
 
 
 def test_an_engine_that_dies_later_is_told_with_its_last_lines(serve, store, gguf_reference):
-    serving = serve(gguf_reference).wait_ready()
+    serving = serve(gguf_reference, "--max-restarts", "0").wait_ready()
     os.kill(max(processes_in(store)), signal.SIGSEGV)
     assert serving.process.wait(20) == 1
     last = serving.stderr().splitlines()[-1]
@@ -179,7 +177,7 @@ def test_an_engine_that_dies_at_its_start_shows_its_last_lines(serve, store, tmp
     serving = serve(f"oci:{tmp_path}/bad:v1")
     assert serving.process.wait(60) == 1
     last = serving.stderr().splitlines()[-1]
-    assert last.startswith("error: llama.cpp stopped with 1 while loading the model; its last lines: ")
+    assert last.startswith("error: llama.cpp stopped with 1 while loading the model: ")
     assert "failed to load model" in last
     assert "Traceback" not in serving.stderr()
     (log,) = (store / "logs").iterdir()
@@ -238,28 +236,3 @@ def test_terminating_the_runner_stops_everything(serve, store, gguf_reference):
     assert serving.process.wait(15) == 0
     assert not processes_in(store)
     assert not list((store / "run").iterdir())
-
-
-def test_a_conversation_in_the_terminal_ends_with_ctrl_c(store, gguf_reference):
-    call(store, "pull", gguf_reference)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(BIN / "runner", ["runner", "run", gguf_reference, "--", "-n", "4"], environment(store))
-    shown = b""
-
-    def sees(text: bytes) -> bool:
-        nonlocal shown
-        if select.select([terminal], [], [], 0.1)[0]:
-            shown += os.read(terminal, 4096)
-        return text in shown
-
-    wait_until(lambda: sees(b"/help shows this"), 60)
-    wait_until(lambda: sees(b"\r\n> "))
-    shown = b""
-    os.write(terminal, b"hello \\\nagain\n")
-    wait_until(lambda: sees(b"\r\n... "))
-    wait_until(lambda: sees(b"\r\n> "), 30)
-    os.write(terminal, b"\x03")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
-    os.close(terminal)
-    wait_until(lambda: not processes_in(store))

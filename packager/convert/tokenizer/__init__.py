@@ -7,33 +7,40 @@ from pathlib import Path
 from packager.convert.documents import MAX_TOKENIZER, Fields, read_object, read_object_if_any
 from packager.convert.errors import Unsupported
 from packager.convert.gguf_header import Metadata
-from packager.convert.tokenizer import bytelevel, sentencepiece
+from packager.convert.tokenizer import bytelevel, sentencepiece, sentencepiece_model, wordpiece
 from packager.convert.tokenizer.special import SpecialTokens, special_tokens
 from packager.convert.tokenizer.template import chat_templates, describe_templates
 
 
 def describe_tokenizer(metadata: Metadata, folder: Path, config: Fields, size: int) -> None:
-    """Write the ``tokenizer.*`` keys for a model whose embedding has `size` rows. Raises `NotFound` without a
-    tokenizer.json, `Malformed` for a broken one, `Unsupported` for one whose rules llama.cpp is not known to have."""
-    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
-        raise Unsupported(
-            f"{folder} has a tokenizer.model but no tokenizer.json: save the tokenizer with transformers to get one"
-        )
-    tokenizer = read_object(folder / "tokenizer.json", MAX_TOKENIZER)
+    """Write the ``tokenizer.*`` keys for a model whose embedding has `size` rows, from tokenizer.json or, where there
+    is none, tokenizer.model. Raises `NotFound` without either, `Malformed` for a broken one, `Unsupported` for one
+    whose rules llama.cpp is not known to have."""
     settings = read_object_if_any(folder / "tokenizer_config.json")
-    model = tokenizer.object("model")
-    if model.text("type", "") != "BPE":
-        raise Unsupported(f"{tokenizer.where}: tokenizer model {model.get('type')!r} is not supported, only BPE is")
-    if model.flag("byte_fallback", False):
-        sentencepiece.describe(metadata, tokenizer, size)
+    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
+        special = sentencepiece_model.describe(metadata, folder, settings, config, size)
     else:
-        bytelevel.describe(metadata, tokenizer, size)
-    _describe_special(metadata, special_tokens(tokenizer, settings, config, size))
-    describe_templates(metadata, chat_templates(folder, settings))
-
-
-def _describe_special(metadata: Metadata, special: SpecialTokens) -> None:
+        special = _describe_json(metadata, folder, settings, config, size)
     for name, number in special.ids.items():
         metadata.uint32(f"tokenizer.ggml.{name}_token_id", number)
     metadata.flag("tokenizer.ggml.add_bos_token", special.add_bos)
     metadata.flag("tokenizer.ggml.add_eos_token", special.add_eos)
+    describe_templates(metadata, chat_templates(folder, settings))
+
+
+def _describe_json(metadata: Metadata, folder: Path, settings: Fields, config: Fields, size: int) -> SpecialTokens:
+    tokenizer = read_object(folder / "tokenizer.json", MAX_TOKENIZER)
+    model = tokenizer.object("model")
+    kind = model.text("type", "")
+    if kind == "WordPiece":
+        wordpiece.describe(metadata, tokenizer, size)
+        return special_tokens(tokenizer, settings, config, size, wordpiece.STAND_INS)
+    if kind != "BPE":
+        raise Unsupported(
+            f"{tokenizer.where}: tokenizer model {model.get('type')!r:.40} is not supported, only BPE and WordPiece are"
+        )
+    if model.flag("byte_fallback", False):
+        sentencepiece.describe(metadata, tokenizer, size)
+    else:
+        bytelevel.describe(metadata, tokenizer, size)
+    return special_tokens(tokenizer, settings, config, size)

@@ -31,12 +31,20 @@ _GPT2 = "gpt2"
 _BYTES = "bytes"
 _DIGITS = "digit"
 
+_THREE_DIGITS = f"split {_CONTRACTIONS}\\p{{N}}{{1,3}}|{_SPACES}"
+_ONE_DIGIT = f"split {_CONTRACTIONS}\\p{{N}}|{_SPACES}"
+
 NAMES: dict[Rules, str] = {
     Rules(None, (_GPT2,)): "gpt-2",
+    Rules("NFC", (_GPT2,)): "olmo",
     Rules(None, (_DIGITS, _GPT2)): "smollm",
-    Rules(None, (f"split {_CONTRACTIONS}\\p{{N}}{{1,3}}|{_SPACES}", _BYTES), whole_words=True): "llama-bpe",
+    Rules(None, (_THREE_DIGITS, _BYTES), whole_words=True): "llama-bpe",
+    Rules(None, (_THREE_DIGITS, _BYTES)): "dbrx",
+    Rules("NFC", (_ONE_DIGIT, _BYTES)): "qwen2",
+    Rules(None, (_ONE_DIGIT, _BYTES)): "stablelm2",
 }
-"""Add an entry only with the rules of llama.cpp's source beside it, and a test against llama.cpp's own tokens."""
+"""Add an entry only with the rules of llama.cpp's source beside it, and a test against llama.cpp's own tokens.
+llama.cpp has no NFC: the rare text that is not in that form is cut otherwise than by the tokenizer."""
 
 
 def pre_tokenizer_name(tokenizer: Fields) -> str:
@@ -63,7 +71,9 @@ def rules_of(tokenizer: Fields) -> Rules:
     )
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any) -> str | None:
+    if value == {"type": "Sequence", "normalizers": []}:
+        return None
     return str(value["type"]) if isinstance(value, dict) and set(value) == {"type"} else "unknown"
 
 

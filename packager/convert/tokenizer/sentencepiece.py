@@ -1,4 +1,4 @@
-"""SentencePiece BPE as tokenizer.json writes it: Llama 1 and 2, TinyLlama, Mistral 7B.
+"""SentencePiece BPE as tokenizer.json writes it: Llama 1 and 2, TinyLlama, Mistral 7B, Gemma, Phi 3.
 
 llama.cpp joins the neighbours whose joint token has the highest score, leftmost first; tokenizer.json lists merges in
 the order in which they are tried. Scoring each token by the rank of the first merge that makes it is the same order.
@@ -22,6 +22,8 @@ _NEVER = -1000000.0
 
 _PREPEND = {"type": "Prepend", "prepend": _SPACE}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+"""Gemma's pre-tokenizer, which finds no spaces after they have become visible."""
 
 
 def describe(metadata: Metadata, tokenizer: Fields, size: int) -> None:
@@ -59,6 +61,8 @@ def _adds_space_prefix(tokenizer: Fields) -> bool:
     stated = tokenizer.get("pre_tokenizer")
     if stated is None and steps in ([_PREPEND, _REPLACE], [_REPLACE]):
         return len(steps) == 2
+    if normalizer == _REPLACE and stated in (None, _SPLIT_AT_SPACES):
+        return False
     match stated:
         case {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:
             if normalizer is None and scheme in ("first", "always", "never"):

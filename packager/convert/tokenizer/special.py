@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from artifact.errors import Malformed
@@ -23,9 +24,24 @@ class SpecialTokens:
     add_eos: bool
 
 
-def special_tokens(tokenizer: Fields, settings: Fields, config: Fields, size: int) -> SpecialTokens:
-    """Roles as tokenizer_config.json gives them, else config.json; what surrounds a text as tokenizer.json does it."""
-    numbers = _numbers(tokenizer)
+def special_tokens(
+    tokenizer: Fields, settings: Fields, config: Fields, size: int, stand_ins: Mapping[str, str] = MappingProxyType({})
+) -> SpecialTokens:
+    """Roles as tokenizer_config.json gives them, else config.json; what surrounds a text as tokenizer.json does it.
+    `stand_ins` are the roles that take the place of one that is not given."""
+    ids, names = roles_of(_numbers(tokenizer), settings, config, size)
+    for role, other in stand_ins.items():
+        text = _content(settings, f"{other}_token")
+        if role not in names and text in _numbers(tokenizer):
+            ids[_ROLES[role]], names[role] = _numbers(tokenizer)[text], text
+    first, last = _surroundings(tokenizer, settings, names)
+    return SpecialTokens(ids, first, last)
+
+
+def roles_of(
+    numbers: Mapping[str, int], settings: Fields, config: Fields, size: int
+) -> tuple[dict[str, int], dict[str, str]]:
+    """The ids of the roles by GGUF's names, and the tokens by Hugging Face's, given the `numbers` of all tokens."""
     ids: dict[str, int] = {}
     names: dict[str, str] = {}
     for theirs, ours in _ROLES.items():
@@ -39,8 +55,7 @@ def special_tokens(tokenizer: Fields, settings: Fields, config: Fields, size: in
                 raise Malformed(f"{config.where}: {theirs}_token_id {number} is beyond the {size} tokens there are")
             ids[ours] = number
             names[theirs] = next((text for text, other in numbers.items() if other == number), "")
-    first, last = _surroundings(tokenizer, settings, names)
-    return SpecialTokens(ids, first, last)
+    return ids, names
 
 
 def _numbers(tokenizer: Fields) -> dict[str, int]:
@@ -73,6 +88,8 @@ def _surroundings(tokenizer: Fields, settings: Fields, names: Mapping[str, str])
                 continue
             case {"type": "TemplateProcessing", "single": list(template)}:
                 first, last = _template(tokenizer, template, names)
+            case {"type": "BertProcessing", "cls": [str(before), _], "sep": [str(after), _]}:
+                first, last = _around(tokenizer, before, after, names)
             case _:
                 raise Unsupported(f"{tokenizer.where}: a post-processor of this kind is not supported: {step!r:.80}")
     return first, last
@@ -91,6 +108,10 @@ def _template(tokenizer: Fields, template: list[Any], names: Mapping[str, str]) 
             pass
         case _:
             raise Unsupported(f"{tokenizer.where}: a template of this form is not supported: {template!r:.120}")
+    return _around(tokenizer, before, after, names)
+
+
+def _around(tokenizer: Fields, before: Any, after: Any, names: Mapping[str, str]) -> tuple[bool, bool]:
     if before not in (None, names.get("bos")) or after not in (None, names.get("eos")):
         raise Unsupported(
             f"{tokenizer.where}: puts {before!r} before and {after!r} behind a text, which are not the BOS and EOS "

@@ -42,7 +42,7 @@ def vocabulary(tokenizer: Fields, size: int, kind_of: Callable[[str], Kind]) -> 
         token = tokenizer.nested("added_tokens", entry)
         text, number = token.text("content"), token.integer("id", minimum=0)
         _claim(tokenizer, texts, text, number, size)
-        if token.flag("special", False) or _looks_special(text):
+        if token.flag("special", False) or looks_special(text):
             kinds[number] = Kind.CONTROL
         else:
             kinds[number] = Kind.USER_DEFINED
@@ -62,7 +62,8 @@ def _claim(tokenizer: Fields, texts: dict[int, str], text: str, number: Any, siz
         raise Malformed(f"{tokenizer.where}: tokens {texts[number]!r:.60} and {text!r:.60} have the same id {number}")
 
 
-def _looks_special(text: str) -> bool:
+def looks_special(text: str) -> bool:
+    """Whether a token is special by the looks of it, whatever the tokenizer says (llama.cpp's converter does so)."""
     return (
         text in _ALSO_CONTROL
         or (text.startswith("<|") and text.endswith("|>"))

@@ -41,10 +41,14 @@ class Llama:
         found = self.post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         return {entry["id"]: entry["logprob"] for entry in found}
 
+    def embedding(self, prompt: list[int]) -> list[float]:
+        """The normalised embedding of a text's tokens."""
+        return self.post("/v1/embeddings", {"input": prompt})["data"][0]["embedding"]
+
 
 @contextmanager
-def serving(model: Path) -> Iterator[Llama]:
-    command = [sys.executable, str(Path(__file__).with_name("llama_server.py")), str(model)]
+def serving(model: Path, *options: str) -> Iterator[Llama]:
+    command = [sys.executable, str(Path(__file__).with_name("llama_server.py")), str(model), *options]
     log = model.with_suffix(".log")
     with log.open("wb") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)

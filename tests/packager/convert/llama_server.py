@@ -18,6 +18,8 @@ def main() -> None:
     parameters.cpuparams.n_threads = 2
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if "embedding" in sys.argv[2:]:
+        parameters.embedding = True
     server = xllamacpp.Server(parameters)
     print(f"listening {server.listening_address}", flush=True)
     sys.stdin.read()

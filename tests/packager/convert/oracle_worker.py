@@ -16,14 +16,18 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:1] = [sys.argv[1], str(Path(sys.argv[1]) / "gguf-py")]  # instead of the folder of this file
 
-import gguf
-import torch
-import transformers
-from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class
+import gguf  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class  # noqa: E402
 
 PRECISIONS = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
-LENGTHS = (24, 96)
-"""Prompts are this many tokens long; the longer one exceeds every window."""
+LENGTHS = (24, 48, 72, 96)
+"""Prompts are this many tokens long; the longer ones exceed every window."""
+
+SERVED_CONTEXT = 512
+"""What llama.cpp is started with, by which it chooses between the long and the short factors of longrope;
+transformers chooses by the length of the text."""
 
 # A pre-tokenizer is known to llama.cpp by a digest of what a whole published tokenizer answers, so no tiny one is.
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "default"
@@ -60,7 +64,8 @@ def metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
         if key.startswith(("GGUF.", "general.")) or key in ("tokenizer.ggml.pre", "tokenizer.chat_template"):
             continue
         value = field.contents()
-        found[key] = digest(json.dumps(value).encode()) if key.startswith("tokenizer.") and len(str(value)) > 99 else value
+        vocabulary = key.startswith("tokenizer.") and isinstance(value, list)
+        found[key] = digest(json.dumps(value).encode()) if vocabulary else value
     return found
 
 
@@ -72,6 +77,12 @@ def loaded(folder: Path, auto: Any) -> Any:
     return model.eval()
 
 
+def lengths(config: Any) -> list[int]:
+    """Of the prompts for which both choose the same factors."""
+    original = getattr(config, "original_max_position_embeddings", None) or SERVED_CONTEXT
+    return [length for length in LENGTHS if length > original or original >= SERVED_CONTEXT]
+
+
 @torch.inference_mode()
 def answers(folder: Path) -> dict[str, Any]:
     """The log probabilities of all next tokens; of an embedding model the normalised mean of the last layer."""
@@ -80,7 +91,7 @@ def answers(folder: Path) -> dict[str, Any]:
         states = {n: model(torch.tensor([prompt(n)])).last_hidden_state[0].double() for n in LENGTHS}
         return {str(n): rounded(torch.nn.functional.normalize(state.mean(0), dim=0)) for n, state in states.items()}
     model = loaded(folder, transformers.AutoModelForCausalLM)
-    logits = {n: model(torch.tensor([prompt(n)])).logits[0, -1].double() for n in LENGTHS}
+    logits = {n: model(torch.tensor([prompt(n)])).logits[0, -1].double() for n in lengths(model.config)}
     return {str(n): rounded(torch.log_softmax(values, -1)) for n, values in logits.items()}
 
 

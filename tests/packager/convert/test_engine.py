@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -16,6 +16,7 @@ from packager.convert.families import llama as family
 from tests.checkpoints.tiny import LLAMA31_ROPE, write_tiny_llama
 from tests.packager.convert.reference import next_token
 from tests.packager.convert.sentencepiece import write_sentencepiece
+from tests.packager.convert.texts import PIECES, RANDOM, TEXT
 
 pytestmark = pytest.mark.engine
 
@@ -92,22 +93,6 @@ def test_a_mistake_in_the_conversion_shows(tmp_path, llama, monkeypatch, mutatio
     folder = write_tiny_llama(tmp_path / "model", **CHECKPOINTS["Llama 3.1 rope"])
     mutation(monkeypatch)
     assert worst_difference(folder, tmp_path, llama) > 1e-3
-
-
-TEXT = st.text(st.characters(blacklist_categories=["Cs", "Cn", "Co"]), max_size=60).filter(
-    lambda text: "\0" not in text
-)
-PIECES = st.lists(
-    st.sampled_from(
-        [
-            "Hello", " the", "  ", "\n", "\r\n", "\t", "123", "4567", "'s", "'LL", "don't", "\u00e9", "e\u0301",
-            "東京", "🇫🇷", "🙂\u200d↔️", "½Ⅷ", "<|im_start|>", "<|im_end|>", " .", "...", "\u00a0", "\u3000", "ﬁ", "١٢٣",
-            "क्षि", "naïve",
-        ]
-    ),
-    max_size=20,
-).map("".join)  # fmt: skip
-RANDOM = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_text_is_cut_as_the_tokenizer_cuts_it(smollm2, served):

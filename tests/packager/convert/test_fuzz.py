@@ -15,6 +15,9 @@ from artifact.errors import StowageError
 from artifact.progress import Quiet
 from artifact.weights.gguf import read_header
 from packager.convert import convert
+from packager.convert.tokenizer.sentencepiece_model import read_model
+from tests.checkpoints.families import TINY, write_tiny
+from tests.checkpoints.sentencepiece_model import encode_model, pieces_of
 from tests.checkpoints.tiny import LLAMA31_ROPE, write_tiny_llama
 from tests.packager.convert.sentencepiece import write_sentencepiece
 
@@ -80,3 +83,42 @@ def test_one_value_replaced(tmp_path, name, write):
             assert read_header(target).metadata["general.architecture"] == "llama"
 
     check()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_one_value_of_any_familys_config(tmp_path, name):
+    folder, target = write_tiny(tmp_path / "model", name), tmp_path / "model.gguf"
+    config = json.loads((folder / "config.json").read_text())
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.sampled_from(places(config)), VALUES)
+    def check(path: tuple, value: Any) -> None:
+        (folder / "config.json").write_text(json.dumps(replaced(config, path, value)))
+        target.unlink(missing_ok=True)
+        try:
+            convert(folder, "F16", target, Quiet())
+        except StowageError as error:
+            assert "\n" not in str(error)
+            assert not target.exists()
+        else:
+            assert read_header(target).metadata["general.architecture"]
+
+    check()
+
+
+MODEL = encode_model(pieces_of(320))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(MODEL)), st.binary(max_size=12), st.integers(0, 40), st.booleans())
+def test_a_broken_tokenizer_model(place, bytes_, cut, at_the_end):
+    """Bytes put in at `place`, `cut` taken out: refused, or read as pieces that are text with a number."""
+    place = max(0, len(MODEL) - 60 + place % 60) if at_the_end else place
+    try:
+        pieces, prefix = read_model(MODEL[:place] + bytes_ + MODEL[place + cut :], "tokenizer.model")
+    except StowageError as error:
+        assert "tokenizer.model" in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert all(isinstance(piece.text, str) and isinstance(piece.score, float) for piece in pieces)
+        assert prefix in (True, False)

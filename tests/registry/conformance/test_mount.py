@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.registry.pushing import push_blob, sha256
+from tests.registry.pushing import push_blob, sha256, sha512
 
 
 @pytest.mark.parametrize("stated", [True, False])
@@ -33,3 +33,12 @@ def test_mount_that_cannot_be_begins_an_upload(client: httpx.Client, repo: str, 
 def test_mount_of_a_bad_or_absent_digest(client: httpx.Client, repo: str) -> None:
     assert client.post(f"/v2/{repo}/blobs/uploads/", params={"mount": "sha256:1"}).status_code == 400
     assert client.post(f"/v2/{repo}/blobs/uploads/", params={"mount": sha256(repo.encode())}).status_code == 202
+
+
+def test_sha512(client: httpx.Client, repo: str) -> None:
+    data = repo.encode()
+    digest = push_blob(client, f"{repo}/origin", data, sha512(data))
+    answer = client.post(f"/v2/{repo}/blobs/uploads/", params={"mount": digest, "from": f"{repo}/origin"})
+    assert answer.status_code == 201
+    assert client.get(answer.headers["location"]).content == data
+    assert client.head(f"/v2/{repo}/blobs/{sha256(data)}").status_code == 404

@@ -7,7 +7,17 @@ import json
 import httpx
 import pytest
 
-from tests.registry.pushing import EMPTY, INDEX, MANIFEST, descriptor, manifest_of, push_blob, put_manifest, sha256
+from tests.registry.pushing import (
+    EMPTY,
+    INDEX,
+    MANIFEST,
+    descriptor,
+    manifest_of,
+    push_blob,
+    put_manifest,
+    sha256,
+    sha512,
+)
 
 SUBJECT = descriptor(b"a manifest that is pushed later, or never", MANIFEST)
 
@@ -89,3 +99,17 @@ def test_fallback_tag_is_merged(client: httpx.Client, repo: str) -> None:
     tag = SUBJECT["digest"].replace(":", "-")
     assert put_manifest(client, repo, json.dumps(index).encode(), tag, INDEX).status_code == 201
     assert [item["digest"] for item in referrers(client, repo).json()["manifests"]] == [sha256(listed)]
+
+
+def test_sha512_subject_and_referrer(client: httpx.Client, repo: str) -> None:
+    """Each in either algorithm; deleting one takes it off the list."""
+    push_blob(client, repo, b"{}")
+    subject = {**SUBJECT, "digest": sha512(b"subject")}
+    raw = manifest_of([], subject=subject)
+    for digest in (sha256(raw), sha512(raw)):
+        answer = put_manifest(client, repo, raw, digest)
+        assert (answer.status_code, answer.headers["oci-subject"]) == (201, subject["digest"])
+    listed = referrers(client, repo, subject["digest"]).json()["manifests"]
+    assert {item["digest"] for item in listed} == {sha256(raw), sha512(raw)}
+    assert client.delete(f"/v2/{repo}/manifests/{sha512(raw)}").status_code == 202
+    assert [item["digest"] for item in referrers(client, repo, subject["digest"]).json()["manifests"]] == [sha256(raw)]

@@ -165,3 +165,26 @@ def test_parts(client: httpx.Client, repo: str) -> None:
         assert answer.status_code == 202
     assert client.put(location, params={"digest": sha256(data)}).status_code == 201
     assert client.get(f"/v2/{repo}/blobs/{sha256(data)}", follow_redirects=True).content == data
+
+
+def test_no_chunk_is_too_small(client: httpx.Client, repo: str) -> None:
+    """end-4: no OCI-Chunk-Min-Length is stated, so chunks of one byte are taken."""
+    answer = client.post(f"/v2/{repo}/blobs/uploads/")
+    assert "oci-chunk-min-length" not in answer.headers
+    for offset, byte in enumerate(b"abc"):
+        headers = {"Content-Range": f"{offset}-{offset}"}
+        assert client.patch(answer.headers["location"], content=bytes([byte]), headers=headers).status_code == 202
+    assert client.put(answer.headers["location"], params={"digest": sha512(b"abc")}).status_code == 201
+
+
+def test_sha512_in_chunks_with_the_last_in_the_put(client: httpx.Client, repo: str) -> None:
+    """Announced or not, an upload in chunks may be closed with either algorithm."""
+    for query in ({}, {"digest-algorithm": "sha512"}, {"digest-algorithm": "sha256"}):
+        for digest_of in (sha256, sha512):
+            location = begin(client, repo, **query)
+            client.patch(location, content=b"first ", headers={"Content-Range": "0-5"})
+            digest, last = digest_of(b"first last"), {"Content-Range": "6-9"}
+            answer = client.put(location, params={"digest": digest}, content=b"last", headers=last)
+            assert answer.status_code == 201
+            assert answer.headers["docker-content-digest"] == digest
+            assert client.get(answer.headers["location"]).content == b"first last"

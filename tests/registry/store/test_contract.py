@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from artifact.errors import InvalidInput
-from registry.store.probe import conditional_writes_are_atomic
+from registry.store.probe import conditional_writes_are_atomic, deletes_are_conditional
 from registry.store.protocol import Conflict, Missing, ObjectStore, Stream
 from tests.registry.conftest import Backend
 
@@ -73,6 +75,30 @@ def test_conditions(store: ObjectStore) -> None:
 def test_race_between_threads(store: ObjectStore) -> None:
     assert conditional_writes_are_atomic(store, rounds=3)
     assert store.list("probe/") == []
+
+
+def test_deletion_races_with_replacement(store: ObjectStore) -> None:
+    """Of a conditional deletion and a conditional replacement of the same object, one wins and the other is told."""
+    assert deletes_are_conditional(store)
+    with ThreadPoolExecutor(2) as pool:
+        for turn in range(15):
+            etag, barrier = store.put("race/x", f"{turn}".encode()), Barrier(2)
+
+            def attempt(change: Callable[[], object], barrier: Barrier = barrier) -> bool:
+                barrier.wait()
+                try:
+                    change()
+                except Conflict:
+                    return False
+                return True
+
+            changes = [
+                lambda etag=etag: store.delete("race/x", if_match=etag),
+                lambda etag=etag: store.put("race/x", b"replaced", if_match=etag),
+            ]
+            deleted, replaced = pool.map(attempt, changes)
+            assert deleted != replaced
+            assert [entry.key for entry in store.list("race/")] == (["race/x"] if replaced else [])
 
 
 COUNT = """

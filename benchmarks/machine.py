@@ -1,0 +1,42 @@
+"""The machine that a measurement was taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def describe() -> dict[str, object]:
+    """Cores, processor, memory, kernel, and the load at the start: others may be at work too."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return {
+        "cores": os.cpu_count(),
+        "cpu": cpu,
+        "memory_gib": round(memory / 1024 / 1024, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+
+
+def version(command: str, *arguments: str) -> str:
+    """The first line a program prints about itself, or nothing if it is not installed."""
+    if shutil.which(command) is None:
+        return ""
+    done = subprocess.run([command, *(arguments or ("--version",))], capture_output=True, text=True, timeout=20)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,1 @@
+"""The registry against distribution, over a folder and over S3."""

@@ -1,0 +1,1 @@
+"""Who may do what: principals, what proves them, and the rules about them."""

@@ -1,0 +1,169 @@
+"""What ``registry.toml`` says, each section as one value. Every default here is what no file at all means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.access.rights import Rule
+
+DEFAULT_STORAGE = "./registry-data"
+DEFAULT_LISTEN = "127.0.0.1:5000"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """``[server.tls]``. With `client_ca`, a client may show a certificate of that authority instead of a password."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """``[server]``. `public_url` is how clients reach the registry; `deletes` whether anyone may delete anything;
+    `trusted_proxies` are the networks of proxies whose X-Forwarded-For and X-Request-Id count."""
+
+    storage: str = DEFAULT_STORAGE
+    listen: str = DEFAULT_LISTEN
+    workers: int = 1
+    redirect: bool = True
+    public_url: str = ""
+    deletes: bool = True
+    tls: Tls | None = None
+    trusted_proxies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenService:
+    """``[auth.token]``: tokens of Docker's flow, signed with `key`; those signed with `previous` keys hold until they
+    expire. `lifetime` in seconds."""
+
+    key: Path
+    service: str
+    previous: tuple[Path, ...] = ()
+    lifetime: int = 300
+
+
+@dataclass(frozen=True)
+class Auth:
+    """``[auth]``: how principals show who they are."""
+
+    htpasswd: Path | None = None
+    robots: bool = False
+    token: TokenService | None = None
+
+
+@dataclass(frozen=True)
+class OidcIssuer:
+    """``[[oidc]]``: an issuer whose tokens are taken. Each of `claims` must match one of its patterns. `jwks_url` is
+    asked of the issuer's own discovery document where it is empty; `ca` is for issuers with a private authority."""
+
+    name: str
+    issuer: str
+    audience: str
+    claims: Mapping[str, tuple[str, ...]]
+    jwks_url: str = ""
+    ca: Path | None = None
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+
+
+@dataclass(frozen=True)
+class TagPattern:
+    """``REPOSITORY:TAG``, both patterns with ``*`` (not across ``/``) and ``**``."""
+
+    repository: str
+    tag: str
+
+
+@dataclass(frozen=True)
+class Immutable:
+    """``[immutable]``: tags that are never moved. `precision_tags` are those that state the precision of a model;
+    with `keep`, immutable tags are not deleted either."""
+
+    precision_tags: bool = True
+    tags: tuple[TagPattern, ...] = ()
+    exceptions: tuple[TagPattern, ...] = ()
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """``[[admission.quarantine]]``: tags that are not served until `policy` allows what they point at."""
+
+    tags: tuple[TagPattern, ...]
+    policy: Path
+
+
+@dataclass(frozen=True)
+class Admission:
+    """``[admission]``: what is asked of model artifacts beyond a tag that tells the truth. `refuse` are patterns of
+    file names, compared without regard to case."""
+
+    layout: bool = False
+    refuse: tuple[str, ...] = ()
+    quarantine: tuple[Quarantine, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``[limits]``, for each principal; 0 requests a second means no limit. `burst` is how many may come at once."""
+
+    requests_per_second: float = 0.0
+    burst: int = 0
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """``[[webhooks]]``: `secret_file` holds the key of the signature, None for none."""
+
+    url: str
+    events: tuple[str, ...]
+    secret_file: Path | None = None
+    repositories: tuple[str, ...] = ("**",)
+
+
+@dataclass(frozen=True)
+class Log:
+    """``[log]``: `format` of the access log is ``text``, ``json`` or ``none``."""
+
+    format: str = "text"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """``[metrics]``: whether ``/metrics`` is there."""
+
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Gc:
+    """``[gc]``, in seconds. An `interval` of 0 means that the server collects no garbage by itself."""
+
+    interval: float = 0
+    grace: float = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole file. `access` empty and `restricted` false mean no access control at all."""
+
+    server: Server = field(default_factory=Server)
+    auth: Auth = field(default_factory=Auth)
+    oidc: tuple[OidcIssuer, ...] = ()
+    access: tuple[Rule, ...] = ()
+    immutable: Immutable = field(default_factory=Immutable)
+    admission: Admission = field(default_factory=Admission)
+    limits: Limits = field(default_factory=Limits)
+    webhooks: tuple[Webhook, ...] = ()
+    log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
+    gc: Gc = field(default_factory=Gc)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether requests are held against access rules; without any, everyone may do everything."""
+        return bool(self.access)

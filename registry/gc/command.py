@@ -1,0 +1,46 @@
+"""``registry gc``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from artifact.terminal import print_json
+from registry.config.sections import DEFAULT_STORAGE
+from registry.gc.collector import DEFAULT_GRACE, Collector
+from registry.store.open import open_store
+
+_STORAGE_HELP = "A folder, or s3://BUCKET[/PREFIX]. S3 endpoint and credentials by the standard AWS variables."
+
+
+def gc(
+    storage: Annotated[
+        str, typer.Option("--storage", metavar="DIR|s3://BUCKET[/PREFIX]", help=_STORAGE_HELP)
+    ] = DEFAULT_STORAGE,
+    grace: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="How long what nothing needs is left alone before it is condemned, and again before it is removed; "
+            "longer than the longest push. 0 only while nobody pushes.",
+        ),
+    ] = DEFAULT_GRACE,
+    untagged: Annotated[
+        bool, typer.Option("--untagged", help="Also remove manifests that no tag, index or subject leads to.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Run one cycle of the garbage collector over a registry that may be in use.
+
+    What nothing needs is condemned by one cycle and removed by a later one, a grace period after. Anything that is
+    pushed, mounted or asked for meanwhile is kept.
+    """
+    store = open_store(storage, create=False)
+    report = Collector(store, grace=grace, untagged=untagged, dry_run=dry_run).run()
+    if as_json:
+        print_json({"dry_run": dry_run, **report.to_json()})
+    else:
+        typer.echo(f"{'would be: ' if dry_run else ''}{report.to_text()}")

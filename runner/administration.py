@@ -1,0 +1,146 @@
+"""What changes a running runner: models brought in, configured, renamed, dropped, as the command line would do it.
+
+The policy the runner was started with decides on every model that is added, flags pass the allow-list of the engine
+that is chosen, and what was configured is kept for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from artifact.errors import InvalidInput, NotFound, StowageError
+from artifact.progress import Progress, Quiet
+from artifact.reference import Reference
+from artifact.terminal import note
+from artifact.transfer import CONCURRENCY
+from runner import configured
+from runner.configured import Configured, Keeping
+from runner.deployment import Deployment
+from runner.fleet import Fleet
+from runner.plan import Plan, Wishes, plan, prepare
+from runner.pull import Found, absolute, fetch, find
+from runner.store import Store, StoredModel
+from supplychain.policy import Policy
+
+DRAIN = 30.0
+"""Seconds that requests under way have to finish when their model is stopped."""
+
+
+class Busy(StowageError):
+    """The model answers requests now, so it cannot be changed."""
+
+    code = "busy"
+
+
+class Administration:
+    """The hands of one runner. `path` is where its configuration is kept, if it is; `keeping` says how models are kept
+    where nothing else does."""
+
+    def __init__(
+        self, store: Store, fleet: Fleet, path: Path | None, policy: Policy | None, policy_file: str | None,
+        plain_http: bool, keeping: Keeping,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self._fleet = fleet
+        self._path = path
+        self._policy = policy
+        self._policy_file = policy_file
+        self._plain_http = plain_http
+        self._keeping = keeping
+
+    def save(self) -> None:
+        """Keep what is configured now."""
+        if self._path is None:
+            return
+        models = [item.configured() for item in self._fleet.deployments]
+        configured.save(self._path, models, self._policy_file, self._plain_http)
+
+    async def create(self, text: str, progress: Progress) -> Deployment:
+        """Bring a model into the store and serve it when it is asked for. Raises `StowageError`."""
+        reference = absolute(Reference.parse(text))
+        planned = await asyncio.to_thread(
+            prepare, reference, self.store, self._policy, Wishes(), progress, plain_http=self._plain_http
+        )
+        existing = self._fleet.get(planned.found.model.digest)
+        if existing is not None:
+            existing.names |= planned.names
+            return existing
+        return self._add(planned, Wishes(), replace(self._keeping, lazy=True))
+
+    def _add(self, planned: Plan, wishes: Wishes, keeping: Keeping) -> Deployment:
+        deployment = self._fleet.add(planned, wishes, keeping)
+        self.save()
+        return deployment
+
+    async def configure(self, text: str, wishes: Wishes, keeping: Keeping | None = None) -> Deployment:
+        """Say how a stored model shall run from its next load on. Raises `Busy` while it answers, `StowageError`."""
+        current = self._fleet.find(text)
+        if current is not None and current.active:
+            raise Busy(f"{current.name} answers {current.active} requests now: try again, or unload it first")
+        reference = current.plan.found.reference if current else absolute(Reference.parse(text))
+
+        def planned() -> Plan:
+            if current is not None:
+                found = find_again(current.configured(), self.store, self._policy, self._plain_http)
+            else:
+                found = find(reference, self.store, self._policy, plain_http=self._plain_http)
+            if not found.stored:
+                raise NotFound(f"{text} is not in the store: pull it first (POST /models/create)")
+            made = plan(found, wishes)
+            fetch(found, self.store, _SILENT, concurrency=CONCURRENCY)
+            return made
+
+        made = await asyncio.to_thread(planned)
+        names: frozenset[str] = frozenset()
+        kept = replace(self._keeping, lazy=True)
+        current = self._fleet.get(made.found.model.digest)
+        if current is not None:
+            names, kept = current.names, current.keeping
+            await self._fleet.remove(current)
+        deployment = self._fleet.add(made, wishes, keeping or kept, names)
+        self.save()
+        return deployment
+
+    async def drop(self, deployment: Deployment) -> None:
+        """Serve a model no more, now and after a restart."""
+        await self._fleet.remove(deployment, DRAIN)
+        self.save()
+
+    async def delete(self, stored: StoredModel, name: str) -> int:
+        """Remove a model from the store, with its engine if it has one; return the bytes freed."""
+        current = self._fleet.get(stored.model.digest)
+        if current is not None:
+            await self.drop(current)
+        reference = absolute(Reference.parse(stored.name or name))
+        return await asyncio.to_thread(self.store.remove, reference)
+
+    def tag(self, stored: StoredModel, repository: str, tag: str) -> str:
+        """Give a stored model one more name. Raises `InvalidInput`."""
+        target = absolute(Reference.parse(f"{repository}:{tag or 'latest'}"))
+        if target.tag is None or target.digest is not None:
+            raise InvalidInput(f"not a repository and a tag: {repository[:80]!r}, {tag[:80]!r}")
+        origin = self.store.repository(absolute(Reference.parse(stored.name or str(stored.model.digest))))
+        _, raw = origin.manifest(stored.model.digest)
+        self.store.repository(target).push_manifest(raw, stored.model.manifest.media_type, target.tag)
+        return str(target)
+
+
+_SILENT = Quiet()
+
+
+def find_again(kept: Configured, store: Store, policy: Policy | None, plain_http: bool) -> Found:
+    """Find a model that was configured before: by the digest its reference meant then. The policy decides anew."""
+    named, pinned = kept.names
+    found = find(pinned, store, policy, plain_http=plain_http)
+    return replace(found, reference=named)
+
+
+def resumed(kept: Configured, store: Store, policy: Policy | None, progress: Progress, plain_http: bool) -> Plan:
+    """Plan a model as it was configured, and fetch what is missing. Raises `StowageError`."""
+    found = find_again(kept, store, policy, plain_http)
+    made = plan(found, kept.wishes)
+    fetch(found, store, progress, concurrency=CONCURRENCY)
+    note(f"{made.name}: as it was configured, {kept.digest}")
+    return made

@@ -1,0 +1,127 @@
+"""One model that a runner serves: how it shall run, whether it runs now, and what has become of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from artifact.digest import Digest
+from runner.configured import Configured, Keeping
+from runner.gateway.upstream import Upstream
+from runner.memory import Estimate, family, resident
+from runner.plan import Plan, Wishes
+from runner.state import Served
+from runner.supervise import EngineFailed, EngineProcess
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_PERCENT = re.compile(r"\b(\d{1,3})%")
+
+
+class State(StrEnum):
+    """What a model is doing."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until an engine that has failed so many times in a row is started again."""
+    return min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 30), _LONGEST_PAUSE)
+
+
+@dataclass(eq=False)
+class Deployment:
+    """A model and its engine. `names` are all that clients may call it; `active` counts its requests under way;
+    `retry_at` is the time before which it is not started again, in seconds of the monotonic clock."""
+
+    plan: Plan
+    names: frozenset[str]
+    wishes: Wishes
+    keeping: Keeping
+    log: Path
+    state: State = State.UNLOADED
+    process: EngineProcess | None = None
+    upstream: Upstream | None = None
+    estimate: Estimate | None = None
+    failure: EngineFailed | None = None
+    failures: int = 0
+    restarts: int = 0
+    active: int = 0
+    retry_at: float = 0.0
+    ready_at: float = 0.0
+    last_used: float = field(default_factory=time.monotonic)
+    created: int = field(default_factory=lambda: int(time.time()))
+    loading: asyncio.Task[None] | None = None
+    closed: bool = False
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the model's manifest."""
+        return self.plan.found.model.digest
+
+    @property
+    def name(self) -> str:
+        """What the engine calls the model."""
+        return self.plan.name
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it may be unloaded now to make room for another."""
+        return self.state is State.READY and not self.keeping.pinned and self.active == 0
+
+    @property
+    def held(self) -> list[int]:
+        """The processes of its engine."""
+        return family(self.process.pid) if self.process is not None else []
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it has been idle for longer than it is kept."""
+        timeout = self.keeping.idle_timeout
+        return self.evictable and timeout > 0 and now - self.last_used >= timeout
+
+    def seconds_to_retry(self) -> float:
+        """How long until it may be started again; infinite once given up."""
+        return max(0.0, self.retry_at - time.monotonic())
+
+    def loaded_percent(self) -> int:
+        """How far loading is: what the engine says, else the share of the weights that is in its memory."""
+        if self.process is None:
+            return 0
+        for line in reversed(self.process.last_lines()):
+            if found := _PERCENT.findall(line):
+                return min(99, int(found[-1]))
+        weights = self.estimate.weights if self.estimate else 0
+        return min(99, 100 * resident(self.held) // weights) if weights else 0
+
+    def detail(self) -> str:
+        """Its state in words."""
+        if self.state is State.LOADING:
+            return f"loading {self.loaded_percent()} %"
+        if self.state is State.WAITING:
+            return f"restart {self.failures} in {math.ceil(self.seconds_to_retry())} s"
+        if self.state is State.FAILED and math.isinf(self.retry_at):
+            return f"given up after {self.failures} failures"
+        return self.state.value
+
+    def served(self) -> Served:
+        """What ``runner ps`` shows of it."""
+        command = self.plan.command
+        return Served(
+            self.name, str(self.digest), command.engine, command.version, str(command), str(self.log),
+            state=self.state.value, detail=self.detail(), restarts=self.restarts, pinned=self.keeping.pinned,
+            idle_timeout=self.keeping.idle_timeout, memory=self.estimate.total if self.estimate else 0,
+            failure=str(self.failure or ""), sandbox=self.process.sandbox if self.process else "",
+        )  # fmt: skip
+
+    def configured(self) -> Configured:
+        """What is kept of it over a restart."""
+        reference = self.plan.found.reference
+        return Configured(str(reference), str(self.digest), self.wishes, self.keeping)

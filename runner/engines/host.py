@@ -1,0 +1,83 @@
+"""What this host has that engines ask for: instruction sets, memory, GPUs, drivers, Pythons. Read, never changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Host:
+    """What was found. `memory` in bytes, `driver` the NVIDIA driver's version or empty, `gpus` their names."""
+
+    machine: str
+    python: str
+    features: frozenset[str]
+    memory: int
+    gpus: tuple[str, ...] = ()
+    driver: str = ""
+
+
+@cache
+def this_host() -> Host:
+    """This host, looked at once."""
+    driver, gpus = _nvidia()
+    return Host(
+        platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}", _features(), _memory(), gpus, driver
+    )
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU with a driver."""
+    return Path("/dev/nvidiactl").exists() or bool(Path("/proc/driver/nvidia/version").exists())
+
+
+def python_for(version: str) -> Path | None:
+    """An interpreter of this minor version (``3.11``): this one, or one on PATH that runs."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return Path(sys.executable)
+    found = shutil.which(f"python{version}")
+    if found is None:
+        return None
+    try:
+        subprocess.run([found, "-I", "-c", "import venv, ensurepip"], capture_output=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Path(found)
+
+
+def _features() -> frozenset[str]:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _memory() -> int:
+    """Bytes of memory this process may use: the machine's, or its control group's if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
+def _nvidia() -> tuple[str, tuple[str, ...]]:
+    if not has_gpu():
+        return "", ()
+    query = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
+    try:
+        text = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "", ()
+    rows = [line.split(", ", 1) for line in text.splitlines() if ", " in line]
+    return (rows[0][0] if rows else ""), tuple(row[1] for row in rows)

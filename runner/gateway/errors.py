@@ -1,0 +1,41 @@
+"""Errors as each dialect writes them."""
+
+from __future__ import annotations
+
+from starlette.responses import JSONResponse, Response
+
+from artifact.errors import InvalidInput, NotFound, Refused, StowageError, Unauthorized
+from runner.fleet import Unavailable
+
+
+def api_error(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    type_: str = "invalid_request_error",
+) -> Response:
+    """An error as the OpenAI API writes it."""
+    return JSONResponse({"error": {"message": message, "type": type_, "param": param, "code": code}}, status)
+
+
+def plain_error(status: int, message: str) -> Response:
+    """An error as Ollama writes it."""
+    return JSONResponse({"error": message}, status)
+
+
+def status_of(error: StowageError) -> int:
+    """The HTTP status an error has when a request caused it; 503 for what may be different later."""
+    for kind, status in ((NotFound, 404), (Refused, 403), (InvalidInput, 400), (Unauthorized, 401)):
+        if isinstance(error, kind):
+            return status
+    return 503
+
+
+def engine_error(error: StowageError) -> Response:
+    """What an OpenAI client gets when a model's engine cannot answer."""
+    response = api_error(status_of(error), str(error), type_="server_error", code=error.code)
+    if isinstance(error, Unavailable) and error.retry_after:
+        response.headers["retry-after"] = str(error.retry_after)
+    return response

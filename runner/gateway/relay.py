@@ -1,0 +1,118 @@
+"""Passing one request to a model's engine and the answer back, until either side ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from artifact.errors import StowageError
+from runner.deployment import Deployment
+from runner.fleet import Fleet
+from runner.gateway.call import Call
+from runner.gateway.errors import engine_error
+from runner.gateway.upstream import Answer, UpstreamError
+
+MAX_BODY = 64 * 1024 * 1024
+"""Largest request body, in bytes: room for images written as base64."""
+
+PARSE_IN_THREAD = 1024 * 1024
+"""Bytes from which on a body is parsed beside the event loop."""
+
+JSON_TYPE = (b"content-type", b"application/json")
+
+_PASSED_UP = frozenset((b"content-type", b"content-length", b"content-encoding", b"retry-after"))
+
+
+class EngineBroken(StowageError):
+    """An engine stopped answering."""
+
+    code = "engine-broken"
+
+
+async def whole_body(request: Request) -> bytes | None:
+    """The whole body, None if it is too large. Raises `ClientDisconnect`."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY:
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+class Relay(Response):
+    """Passes a request on and the answer back as it comes. When the client goes away, so does the request."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        deployment: Deployment,
+        target: str,
+        body: bytes,
+        content_type: bytes = b"application/json",
+        refuse: Callable[[StowageError], Response] = engine_error,
+    ) -> None:
+        self._fleet = fleet
+        self._deployment = deployment
+        self._target = target
+        self._body = body
+        self._content_type = content_type
+        self._refuse = refuse
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call.of(scope)
+        call.digest = str(self._deployment.digest)
+        relaying = asyncio.ensure_future(self._relay(call, send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (relaying, leaving):
+                task.cancel()
+            with suppress(asyncio.CancelledError, ClientDisconnect):
+                await asyncio.gather(relaying, leaving, return_exceptions=True)
+        if relaying.cancelled() or (error := relaying.exception()) is None:
+            return
+        if isinstance(error, UpstreamError):
+            name = self._deployment.name
+            error = EngineBroken(f"the engine of {name} did not answer: {error}")
+        if not isinstance(error, StowageError):
+            raise error
+        if not self._begun:  # an answer that has begun cannot be unsaid: it is left unfinished, so that it is no answer
+            await self._refuse(error)(scope, receive, send)
+
+    async def _relay(self, call: Call, send: Send) -> None:
+        async with self._fleet.using(self._deployment) as upstream:
+            headers = ((b"content-type", self._content_type), (b"x-request-id", call.id.encode()))
+            answer = await upstream.send("POST", self._target, headers, self._body)
+            try:
+                await self.passed(answer, send)
+            finally:
+                answer.close()
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+        """Begin the answer to the client."""
+        self._begun = True
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def passed(self, answer: Answer, send: Send) -> None:
+        """Pass an engine's answer to the client: here, byte by byte as it comes."""
+        headers = [header for header in answer.headers if header[0] in _PASSED_UP]
+        if answer.header(b"content-type").startswith(b"text/event-stream"):
+            headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        await self.begin(answer.status, headers, send)
+        async for chunk in answer.chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,122 @@
+"""``runner save`` and ``load``: a model travels with its signatures, and is verified where it arrives."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from artifact.layout import LayoutRepository
+from supplychain.keys import PrivateKey, generate
+from supplychain.sign import sign
+from tests.runner.commands import call, error_line, json_of
+from tests.runner.crafted import model_of
+
+POLICY = "version: 1\nauthorities: {release: {key: 'KEY'}}\nrules: [{match: ['**'], require: {any-of: [release]}}]\n"
+
+
+@pytest.fixture
+def signed(tmp_path: Path, store: Path) -> str:
+    """The reference of a signed model in the store."""
+    digest = model_of(tmp_path / "l", {"config.json": b"{}"})
+    prefix = tmp_path / "keys" / "k"
+    prefix.parent.mkdir()
+    generate(prefix, b"")
+    (tmp_path / "keys" / "policy.yaml").write_text(POLICY.replace("KEY", "k.pub"))
+    layout = LayoutRepository(tmp_path / "l")
+    sign(layout, layout.resolve(digest), PrivateKey.load(f"{prefix}.key", lambda: b""))
+    call(store, "pull", f"oci:{tmp_path}/l:v1")
+    return f"oci:{tmp_path}/l:v1"
+
+
+def test_a_model_travels_with_its_signatures_and_the_policy(signed, store, tmp_path):
+    other, policy = tmp_path / "elsewhere" / "store", tmp_path / "keys" / "policy.yaml"
+    other.parent.mkdir()
+    saved = call(store, "save", signed, str(tmp_path / "m.tar"), "--policy", str(policy)).stdout.strip()
+    call(store, "save", signed, str(tmp_path / "again.tar"), "--policy", str(policy))
+    assert (tmp_path / "m.tar").read_bytes() == (tmp_path / "again.tar").read_bytes()
+    (tmp_path / "keys" / "k.pub").unlink()
+
+    carried = other.parent / "policy.yaml"
+    call(other, "load", str(tmp_path / "m.tar"), "--policy-to", str(carried))
+    assert "BEGIN PUBLIC KEY" in carried.read_text()
+    assert "exists already" in error_line(
+        call(other, "load", str(tmp_path / "m.tar"), "--policy-to", str(carried), status=2)
+    )
+    assert call(other, "load", str(tmp_path / "m.tar"), "--policy", str(carried)).stdout.strip() == saved
+    (listed,) = json_of(call(other, "list", "--json"))
+    assert (listed["name"], listed["verified"]["signers"]) == (signed, ["release"])
+    assert call(other, "verify", signed, "--policy", str(carried)).stdout.startswith("allowed")
+    call(other, "save", signed, str(tmp_path / "third.tar"), "--policy", str(carried))
+    with tarfile.open(tmp_path / "m.tar") as first, tarfile.open(tmp_path / "third.tar") as third:
+        assert first.getnames() == third.getnames()
+
+
+def test_other_tools_read_it(signed, store, tmp_path):
+    call(store, "save", signed, str(tmp_path / "m.tar"))
+    with tarfile.open(tmp_path / "m.tar") as tar:
+        tar.extractall(tmp_path / "out", filter="data")
+    layout = LayoutRepository(tmp_path / "out")
+    model = LayoutRepository(tmp_path / "l").resolve("v1")
+    assert len(layout.referrers(model.digest)) == 1
+    assert layout.resolve(signed) == model
+
+
+def test_a_policy_that_refuses_leaves_nothing(signed, store, tmp_path):
+    call(store, "save", signed, str(tmp_path / "m.tar"))
+    generate(tmp_path / "keys" / "other", b"")
+    (tmp_path / "keys" / "strict.yaml").write_text(POLICY.replace("KEY", "other.pub"))
+    other = tmp_path / "elsewhere"
+    call(other, "load", str(tmp_path / "m.tar"), "--policy", str(tmp_path / "keys" / "strict.yaml"), status=3)
+    assert not list(other.glob("blobs/*/*"))
+    assert json_of(call(other, "list", "--json")) == []
+
+
+def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """A copy of an archive with `change` applied to each member's name and bytes; None leaves it out."""
+    with tarfile.open(source) as old, tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as new:
+        for info in old:
+            stream = old.extractfile(info)
+            assert stream is not None
+            data = change(info.name, stream.read())
+            if data is not None:
+                info.size = len(data)
+                new.addfile(info, io.BytesIO(data))
+    return target
+
+
+def without(prefix: str) -> Callable[[str, bytes], bytes | None]:
+    """A change that leaves members out."""
+    return lambda name, data: None if name.startswith(prefix) else data
+
+
+def test_every_blob_is_checked_before_it_gets_its_name(signed, store, tmp_path):
+    call(store, "save", signed, str(tmp_path / "m.tar"))
+    other = tmp_path / "elsewhere"
+
+    def flip(name: str, data: bytes) -> bytes:
+        return data[:-1] + bytes([data[-1] ^ 1]) if len(data) == 216 or data == b"{}" else data
+
+    damaged = rewritten(tmp_path / "m.tar", tmp_path / "damaged.tar", flip)
+    assert "other bytes" in error_line(call(other, "load", str(damaged), status=3))
+    for missing in ("index.json", "oci-layout", "blobs/"):
+        partial = rewritten(
+            tmp_path / "m.tar",
+            tmp_path / "p.tar",
+            lambda name, data, gone=missing: None if name.startswith(gone) else data,
+        )
+        assert "is not complete" in error_line(call(other, "load", str(partial), status=1))
+    assert json_of(call(other, "list", "--json")) == []
+
+
+def test_what_is_not_stored_or_damaged_is_not_saved(signed, store, tmp_path):
+    assert "is not in the store" in error_line(call(store, "save", "a/b:v1", str(tmp_path / "m.tar"), status=1))
+    weights = max(store.glob("blobs/sha256/*"), key=lambda path: path.stat().st_size)
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    call(store, "save", signed, str(tmp_path / "m.tar"), status=3)
+    assert not (tmp_path / "m.tar").exists()
+    assert not list(tmp_path.glob(".m.tar*"))

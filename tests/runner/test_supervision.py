@@ -1,0 +1,142 @@
+"""Engines that crash, idle, do not fit, and runners that start again: a real engine on small models."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from artifact.layout import LayoutRepository
+from tests.runner.commands import call, chat_request, error_line, json_of, packager, processes_in, wait_until
+from tests.runner.crafted import file_layer, gguf_without_tensors_it_needs, push_model
+
+pytestmark = pytest.mark.engine
+
+
+def states(store: Path) -> dict[str, str]:
+    """What each served model is doing, by name."""
+    return {model["name"]: model["state"] for run in json_of(call(store, "ps", "--json")) for model in run["models"]}
+
+
+@pytest.fixture
+def other(tmp_path: Path, store: Path, gguf_reference: str) -> str:
+    """The reference of another model."""
+    checkpoint = Path(gguf_reference.removeprefix("oci:").rpartition(":")[0]).parent / "tiny"
+    packager(store, "pack", str(checkpoint), f"oci:{tmp_path}/copy:F32", "--format", "gguf", "--precision", "F32")
+    return f"oci:{tmp_path}/copy:F32"
+
+
+def ask(url: str, model: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions", json=chat_request(model=model), timeout=60)
+
+
+def test_a_crashed_engine_is_started_again_and_given_up_in_the_end(serve, store, gguf_reference):
+    serving = serve(gguf_reference, "--max-restarts", "1").wait_ready()
+    first = max(processes_in(store))
+    os.kill(first, signal.SIGSEGV)
+    wait_until(lambda: "restart 1 of 1 in 0.5 s" in serving.stderr())
+    wait_until(lambda: states(store) == {gguf_reference: "ready"}, 60)
+    assert ask(serving.url, gguf_reference).status_code == 200
+    assert json_of(call(store, "ps", "--json"))[0]["models"][0]["restarts"] == 1
+    os.kill(max(processes_in(store)), signal.SIGSEGV)
+    assert serving.process.wait(60) == 1
+    assert serving.stderr().splitlines()[-1].startswith("error: llama.cpp was killed by signal 11 while serving")
+
+
+def test_what_cannot_be_loaded_is_told_to_who_asks(serve, store, tmp_path):
+    layout = LayoutRepository(tmp_path / "bad")
+    weights = file_layer(layout, "m.gguf", gguf_without_tensors_it_needs(tmp_path / "m.gguf"))
+    push_model(tmp_path / "bad", [weights], format_="gguf", precision="float16")
+    serving = serve(f"oci:{tmp_path}/bad:v1", "--lazy", "--max-restarts", "0").wait_ready()
+    for _ in range(2):
+        refused = ask(serving.url, f"oci:{tmp_path}/bad:v1")
+        assert refused.status_code == 503
+        assert "failed to load model" in refused.json()["error"]["message"]
+    assert httpx.get(f"{serving.url}/healthz").status_code == 503
+    assert "given up" in call(store, "ps").stdout
+
+
+def test_an_idle_model_is_unloaded_and_comes_back_when_asked_for(serve, store, gguf_reference):
+    serving = serve(gguf_reference, "--idle-timeout", "1s").wait_ready()
+    wait_until(lambda: not processes_in(store), 60)
+    wait_until(lambda: states(store) == {gguf_reference: "unloaded"})
+    assert httpx.get(f"{serving.url}/healthz").status_code == 200
+    assert ask(serving.url, gguf_reference).status_code == 200
+    assert len(processes_in(store)) == 2
+
+
+def test_the_model_used_longest_ago_makes_room_and_pinned_ones_do_not(serve, store, gguf_reference, other):
+    limit = ("--memory", "150MiB", "--lazy")
+    serving = serve(gguf_reference, other, *limit).wait_ready()
+    assert states(store) == {gguf_reference: "unloaded", other: "unloaded"}
+    assert ask(serving.url, gguf_reference).status_code == 200
+    assert ask(serving.url, other).status_code == 200
+    wait_until(lambda: states(store) == {gguf_reference: "unloaded", other: "ready"})
+    assert "unloaded to make room" in serving.stderr()
+    serving.stop()
+    pinned = serve(gguf_reference, other, *limit, "--pin").wait_ready()
+    assert ask(pinned.url, gguf_reference).status_code == 200
+    refused = ask(pinned.url, other)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "does-not-fit")
+    message = refused.json()["error"]["message"]
+    assert "keys and values" in message
+    assert f"loaded: {gguf_reference}" in message
+
+
+def test_what_does_not_fit_is_refused_with_the_arithmetic(store, gguf_reference):
+    result = call(store, "serve", gguf_reference, "--listen", "127.0.0.1:0", "--memory", "1MiB", status=1)
+    line = error_line(result)
+    assert "it needs 96.4 MiB (3.2 MiB weights + " in line
+    assert "1.0 MiB are free of the 1.0 MiB that --memory allows" in line
+    assert not processes_in(store)
+
+
+def test_a_runner_serves_again_what_it_served(serve, store, gguf_reference):
+    flags = ("--context-size", "256", "--idle-timeout", "1h", "--", "--parallel", "2")
+    first = serve(gguf_reference, *flags).wait_ready()
+    before = json_of(call(store, "ps", "--json"))[0]["models"][0]
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    wait_until(lambda: not processes_in(store))
+    again = serve("--listen", f"127.0.0.1:{first.port}")
+    again.url = first.url
+    again.wait_ready()
+    after = json_of(call(store, "ps", "--json"))[0]["models"][0]
+    for key in ("name", "digest", "command", "idle_timeout"):
+        assert after[key] == before[key]
+
+
+def test_logs_are_shown_by_name_and_followed(serve, store, gguf_reference):
+    serve(gguf_reference).wait_ready()
+    shown = call(store, "logs", gguf_reference, "-n", "500").stdout
+    assert shown.splitlines()[0].startswith("$ env -i")
+    assert call(store, "logs", "-n", "3").stdout.count("\n") == 3
+    assert "neither served nor" in error_line(call(store, "logs", "other/model:v1", status=1))
+
+
+def test_requests_under_way_are_finished_before_the_runner_stops(serve, store, gguf_reference):
+    serving = serve(gguf_reference).wait_ready()
+    request = chat_request(stream=True, max_tokens=400, ignore_eos=True)
+    with (
+        httpx.Client(timeout=60) as client,
+        client.stream("POST", f"{serving.url}/v1/chat/completions", json=request) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data:")
+        serving.process.terminate()
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert serving.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(("option", "value"), [("--idle-timeout", "soon"), ("--memory", "much"), ("--memory", "-1GiB")])
+def test_options_that_are_none(store, gguf_reference, option, value):
+    assert option in error_line(call(store, "serve", gguf_reference, option, value, status=2))
+
+
+def test_pinned_and_idle_contradict(store, gguf_reference):
+    result = call(store, "serve", gguf_reference, "--pin", "--idle-timeout", "1m", status=2)
+    assert "--pin" in error_line(result)
