@@ -23,7 +23,7 @@ app = typer.Typer(
     name="registry",
     help="An OCI registry for models and images over one object store: a folder, or an S3 bucket.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -106,6 +106,7 @@ class Intake:
                 # Woken for each segment, the thread would spend its time on being woken.
                 self._wake_at(min(_WAKE, len(view) - got))
                 if not self._poll.poll(_PATIENCE):
+                    self._wake_at(1)  # a sender may hold back less than that until some is taken
                     break
                 continue
             except OSError:
