@@ -37,14 +37,14 @@ def head(method: str, path: str, **headers: object) -> bytes:
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     raw = b""
     while b"\r\n\r\n" not in raw:
-        part = connection.recv(65536)
+        part = connection.recv(1)  # no more than the head: what follows the body is the next answer
         assert part, f"closed after {raw[:100]!r}"
         raw += part
     top, _, body = raw.partition(b"\r\n\r\n")
     lines = top.decode("latin-1").split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines[1:])
     while len(body) < int(headers.get("content-length", 0)):
-        part = connection.recv(MIB)
+        part = connection.recv(int(headers["content-length"]) - len(body))
         assert part
         body += part
     return int(lines[0].split()[1]), headers, body
