@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-import artifact.remote.upload
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
@@ -21,15 +20,13 @@ from artifact.errors import (
     Malformed,
     NotFound,
     ServerError,
-    StowageError,
-    Unauthorized,
     Unreachable,
 )
 from artifact.layout import LayoutRepository
 from artifact.manifest import Index, Manifest
 from artifact.progress import Quiet
 from artifact.remote import RemoteRepository
-from artifact.source import bytes_source
+from artifact.remote.credentials import Credentials
 from artifact.version import USER_AGENT
 
 Exchange = Any  # the request and its answer: conftest.Exchange
@@ -254,7 +251,7 @@ def test_redirects_are_followed_without_the_login(serve: Serve, tmp_path: Path) 
             exchange.answer(307, Location=f"http://{storage.host}/data?signature=1")
 
     server = serve(script)
-    login(server.host)
+    Credentials.load().store(server.host, "user", "secret")
     assert pull(server.host, tmp_path) == DATA
     assert "authorization" in server.seen[-1].headers
     assert "authorization" not in storage.seen[0].headers
@@ -272,196 +269,3 @@ def test_a_redirect_loop_ends(serve: Serve, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="redirects more than"):
         pull(server.host, tmp_path)
     assert len(server.seen) < 10
-
-
-# --- pushing blobs ---
-
-
-class Uploads:
-    """A registry's upload endpoints, kept to the letter, with faults a test switches on."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.blobs: dict[str, bytes] = {}
-        self.break_after: list[int] = []
-        self.refuse_second_patch = False
-        self.patches = 0
-
-    def __call__(self, exchange: Exchange) -> None:
-        if exchange.method == "HEAD":
-            exchange.answer(200 if exchange.path.rsplit("/", 1)[1] in self.blobs else 404)
-        elif exchange.method == "POST":
-            self.received = bytearray()
-            exchange.answer(202, Location=f"http://{exchange.headers['host']}/v2/x/blobs/uploads/1?_state=a%3Db")
-        elif exchange.method == "GET":
-            exchange.answer(
-                204, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Range=f"0-{max(len(self.received) - 1, 0)}"
-            )
-        elif exchange.method == "PATCH":
-            self.patch(exchange)
-        elif exchange.method == "PUT":
-            self.received += exchange.body()
-            query = parse_qs(urlsplit(exchange.path).query)
-            assert query["_state"] == ["a=b"]
-            if str(Digest.of(self.received)) != query["digest"][0]:
-                exchange.answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"other bytes"}]}')
-            else:
-                self.blobs[query["digest"][0]] = bytes(self.received)
-                exchange.answer(201)
-
-    def patch(self, exchange: Exchange) -> None:
-        self.patches += 1
-        start = int(exchange.headers["content-range"].split("-")[0])
-        assert start == len(self.received)
-        if self.refuse_second_patch and start:
-            exchange.body()
-            exchange.answer(416)
-        elif self.break_after and start >= self.break_after[0]:
-            self.break_after.pop(0)
-            exchange.handler.rfile.read(1000)
-            exchange.hang_up()
-        else:
-            self.received += exchange.body()
-            exchange.answer(202, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Range=f"0-{len(self.received) - 1}")
-
-
-def push_blob(host: str, data: bytes = DATA) -> bool:
-    return RemoteRepository(host, "x").push_blob(BLOB, bytes_source(data), QUIET)
-
-
-def test_a_small_blob_goes_in_one_put_and_only_once(serve: Serve) -> None:
-    uploads = Uploads()
-    server = serve(uploads)
-    assert push_blob(server.host) is True
-    assert push_blob(server.host) is False
-    assert [item.method for item in server.seen] == ["HEAD", "POST", "PUT", "HEAD"]
-    assert uploads.blobs == {str(BLOB.digest): DATA}
-
-
-def test_a_large_blob_goes_in_bounded_patches_and_over_broken_connections(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
-    uploads = Uploads()
-    uploads.break_after = [500_000, 1_500_000]
-    assert push_blob(serve(uploads).host)
-    assert uploads.blobs == {str(BLOB.digest): DATA}
-    assert uploads.patches == 7
-
-
-def test_a_push_after_a_dead_server_goes_on_where_it_was(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
-    uploads = Uploads()
-    uploads.break_after = [1_000_000] * 20
-    server = serve(uploads)
-    with pytest.raises(Unreachable):
-        push_blob(server.host)
-    uploads.break_after = []
-    before = uploads.patches
-    assert push_blob(server.host)
-    assert uploads.patches == before + 3, "only what was missing travels"
-    assert uploads.blobs == {str(BLOB.digest): DATA}
-
-
-def test_a_registry_that_takes_one_patch_gets_one_put(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
-    uploads = Uploads()
-    uploads.refuse_second_patch = True
-    assert push_blob(serve(uploads).host)
-    assert uploads.blobs == {str(BLOB.digest): DATA}
-
-
-def test_a_source_that_changed_is_not_pushed(serve: Serve) -> None:
-    uploads = Uploads()
-    server = serve(uploads)
-    with pytest.raises(DigestMismatch):
-        push_blob(server.host, DATA[:-1] + bytes([DATA[-1] ^ 1]))
-    assert uploads.blobs == {}
-
-
-def test_mounts_ask_for_both_scopes_and_only_within_a_registry(serve: Serve) -> None:
-    server = serve(lambda exchange: exchange.answer(201))
-    target = RemoteRepository(server.host, "x")
-    assert target.mount_blob(BLOB.digest, RemoteRepository(server.host, "y/z"))
-    assert server.seen[0].path == f"/v2/x/blobs/uploads/?mount={BLOB.digest}&from=y%2Fz"
-    assert not target.mount_blob(BLOB.digest, RemoteRepository("localhost:1", "y"))
-    assert not target.mount_blob(BLOB.digest, target)
-
-
-# --- logins ---
-
-
-def login(host: str, user: str = "user", password: str = "secret") -> None:
-    from artifact.remote.credentials import Credentials
-
-    Credentials.load().store(host, user, password)
-
-
-def test_without_a_login_the_message_says_how_to_get_one(serve: Serve) -> None:
-    server = serve(lambda exchange: exchange.answer(401, WWW_Authenticate='Basic realm="r"'))
-    with pytest.raises(Unauthorized, match=f"packager login {server.host}"):
-        RemoteRepository(server.host, "x").resolve("t")
-
-
-def test_a_wrong_login_is_tried_once(serve: Serve) -> None:
-    server = serve(lambda exchange: exchange.answer(401, WWW_Authenticate='Basic realm="r"'))
-    login(server.host)
-    with pytest.raises(StowageError, match="login"):
-        RemoteRepository(server.host, "x").resolve("t")
-    assert [("authorization" in item.headers) for item in server.seen] == [False, True]
-
-
-def test_the_token_flow(serve: Serve) -> None:
-    def script(exchange: Exchange) -> None:
-        parts = urlsplit(exchange.path)
-        if parts.path == "/token":
-            assert parse_qs(parts.query) == {"service": ["s"], "scope": ["repository:x:pull"], "account": ["user"]}
-            assert exchange.headers["authorization"].startswith("Basic ")
-            exchange.answer(200, b'{"access_token":"T"}')
-        elif exchange.headers.get("authorization") == "Bearer T":
-            answer_manifest(exchange)
-        else:
-            challenge = f'Bearer realm="http://{exchange.headers["host"]}/token",service="s",scope="repository:x:pull"'
-            exchange.answer(401, WWW_Authenticate=challenge)
-
-    server = serve(script)
-    login(server.host)
-    repository = RemoteRepository(server.host, "x")
-    assert repository.manifest("t")[1] == RAW
-    assert repository.manifest("t")[1] == RAW
-    assert [urlsplit(item.path).path for item in server.seen].count("/token") == 1, "the token is used again"
-
-
-def test_a_login_is_never_sent_to_another_realm(serve: Serve) -> None:
-    """CVE-2026-33990, CVE-2025-51471: the realm is the server's word, the password is the user's."""
-    thief = serve(lambda exchange: exchange.answer(200, b'{"token":"T"}'))
-
-    def script(exchange: Exchange) -> None:
-        if exchange.headers.get("authorization") == "Bearer T":
-            answer_manifest(exchange)
-        else:
-            exchange.answer(401, WWW_Authenticate=f'Bearer realm="http://{other}/token",service="s"')
-
-    server = serve(script)
-    other = f"localhost:{thief.host.split(':')[1]}"  # another name, and so another host
-    login(server.host)
-    assert RemoteRepository(server.host, "x").manifest("t")[1] == RAW
-    assert thief.seen and all("authorization" not in item.headers for item in thief.seen)
-
-
-@pytest.mark.parametrize("realm", ["", "file:///etc/passwd", "http://user:pw@h/token", "javascript:1", "http:///x"])
-def test_a_realm_that_is_no_url_is_refused(serve: Serve, realm: str) -> None:
-    server = serve(lambda exchange: exchange.answer(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
-    with pytest.raises(ServerError, match="no URL"):
-        RemoteRepository(server.host, "x").resolve("t")
-
-
-def test_a_token_that_would_break_the_header_is_refused(serve: Serve) -> None:
-    def script(exchange: Exchange) -> None:
-        if exchange.path.startswith("/token"):
-            exchange.answer(200, json.dumps({"token": "a\r\nX: é"}).encode())
-        else:
-            exchange.answer(401, WWW_Authenticate=f'Bearer realm="http://{exchange.headers["host"]}/token"')
-
-    with pytest.raises(StowageError):
-        RemoteRepository(serve(script).host, "x").resolve("t")
