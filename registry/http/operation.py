@@ -50,8 +50,7 @@ class Operation:
         self._count(sender)
 
     def limit_address(self, request: Request) -> None:
-        """Count a request whose sender could not be made out against its address: passwords cannot be tried at will.
-        Raises `RegistryError`."""
+        """Count a request whose login was refused against its address. Raises `RegistryError`."""
         self._count(f"address {observation_of(request.scope).client}")
 
     def _count(self, sender: str) -> None:
