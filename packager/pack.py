@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,8 +161,20 @@ def _material(checkpoint: Checkpoint, options: Options, progress: Progress) -> I
     if not converts(checkpoint, options):
         yield Material(checkpoint.files, checkpoint.weights, checkpoint.facts)
         return
-    with tempfile.TemporaryDirectory(prefix="packager-") as folder:
-        yield _converted(checkpoint, conversion_precision(checkpoint, options), Path(folder), progress)
+    with _scratch_folder() as folder:
+        yield _converted(checkpoint, conversion_precision(checkpoint, options), folder, progress)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards. Its name is known before it exists: an interrupt that arrives while it is being
+    made finds it too."""
+    folder = Path(tempfile.gettempdir()) / f"packager-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _converted(checkpoint: Checkpoint, precision: str, folder: Path, progress: Progress) -> Material:

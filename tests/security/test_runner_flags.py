@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.engines import llamacpp, vllm_flags
 from runner.engines.flags import FlagDenied
 from runner.engines.llamacpp import LlamaCpp
 from runner.engines.vllm import Vllm
@@ -17,7 +18,7 @@ from tests.runner.crafted import model_of
     "flag",
     [
         "--log-file", "--slot-save-path", "--prompt-cache", "--path", "--model", "-m", "--host", "--port", "--hf-repo",
-        "-hf", "--model-url", "--docker-repo", "--rpc", "--lora", "--chat-template-file", "--grammar-file", "--api-key",
+        "-hf", "--model-url", "--docker-repo", "--rpc", "--lora", "--grammar-file", "--api-key",
         "--tools", "--mcp-servers-config", "--ssl-key-file", "--alias", "--ctx-size", "--media-path", "--props",
     ],
 )  # fmt: skip
@@ -30,7 +31,7 @@ def test_llama_cpp_flags_that_write_connect_or_load(flag, form):
 @pytest.mark.parametrize(
     "flag",
     [
-        "--trust-remote-code", "--tool-parser-plugin", "--middleware", "--chat-template", "--lora-modules", "--uds",
+        "--trust-remote-code", "--tool-parser-plugin", "--middleware", "--lora-modules", "--uds",
         "--download-dir", "--log-config-file", "--host", "--port", "--model", "--tokenizer", "--ssl-keyfile",
         "--kv-transfer-config", "--worker-cls", "--load-format", "--allowed-local-media-path", "--root-path",
     ],
@@ -39,6 +40,19 @@ def test_llama_cpp_flags_that_write_connect_or_load(flag, form):
 def test_vllm_flags_that_write_connect_or_load(flag, form):
     with pytest.raises(FlagDenied):
         Vllm().check_flags(form.format(flag).split())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "flag"), [(llamacpp.ALLOWED, "--chat-template-file"), (vllm_flags.ALLOWED, "--chat-template")]
+)
+def test_a_flag_that_loads_a_file_can_name_only_one_of_the_verified_model(allowed, flag):
+    for value in ("/etc/passwd", "../x.jinja", "a/../../x", "~/x", "-x", ""):
+        with pytest.raises(FlagDenied):
+            allowed.check([flag, value])
+    files = {"own.jinja", "model.gguf"}
+    assert allowed.in_bundle(allowed.check([flag, "own.jinja"]), files, "bundle") == (flag, "bundle/own.jinja")
+    with pytest.raises(FlagDenied, match="which the verified model does not have"):
+        allowed.in_bundle(allowed.check([flag, "other.jinja"]), files, "bundle")
 
 
 @pytest.mark.parametrize(
