@@ -60,14 +60,14 @@ def write(folder: Path, name: str, series: list[Series], settings: dict[str, obj
         "series": [item.to_json() for item in series],
     }
     (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(markdown(document, series))
+    (folder / f"{name}.md").write_text(markdown(name.replace("-", ", "), document, series))
 
 
-def markdown(document: dict[str, object], series: list[Series]) -> str:
+def markdown(title: str, document: dict[str, object], series: list[Series]) -> str:
     """The measurements as a table of medians (lowest to highest) and of ratios."""
     about = document["machine"]
     lines = [
-        "# Registry, measured",
+        f"# {title.capitalize()}, measured",
         "",
         f"{document['taken']}; {about}; settings: {document['settings']}.",
         "",
