@@ -89,3 +89,9 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setenv("HOME", str(home))
     for name in ("DOCKER_CONFIG", "XDG_STATE_HOME", "XDG_DATA_HOME", "STOWAGE_STORE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow one another at once."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)

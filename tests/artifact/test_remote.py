@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -23,29 +20,13 @@ from artifact.errors import (
     Unreachable,
 )
 from artifact.layout import LayoutRepository
-from artifact.manifest import Index, Manifest
-from artifact.progress import Quiet
+from artifact.manifest import Index
 from artifact.remote import RemoteRepository
 from artifact.remote.credentials import Credentials
 from artifact.version import USER_AGENT
+from tests.artifact.exchanges import BLOB, DATA, DIGEST, QUIET, RAW, Exchange, Serve, answer_manifest
 
-Exchange = Any  # the request and its answer: conftest.Exchange
-Serve = Callable[[Callable[[Exchange], None]], Any]
-
-QUIET = Quiet()
-DATA = os.urandom(2_500_000)
-BLOB = Descriptor.of(DATA, mediatypes.MODEL_WEIGHT)
-RAW = Manifest(Descriptor.of(b"{}", mediatypes.MODEL_CONFIG), (BLOB,)).to_bytes()
-DIGEST = Digest.of(RAW)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-
-
-def answer_manifest(exchange: Exchange, raw: bytes = RAW, **headers: str) -> None:
-    exchange.answer(200, raw, Content_Type=mediatypes.IMAGE_MANIFEST, **headers)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 # --- manifests ---

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from artifact import mediatypes
-from artifact.descriptor import Descriptor
-from artifact.digest import Digest
 from artifact.errors import (
     ServerError,
     StowageError,
     Unauthorized,
 )
-from artifact.manifest import Manifest
-from artifact.progress import Quiet
 from artifact.remote import RemoteRepository
 from artifact.remote.credentials import Credentials
+from tests.artifact.exchanges import RAW, Exchange, Serve, answer_manifest
 
-Exchange = Any  # the request and its answer: conftest.Exchange
-Serve = Callable[[Callable[[Exchange], None]], Any]
-
-QUIET = Quiet()
-DATA = os.urandom(2_500_000)
-BLOB = Descriptor.of(DATA, mediatypes.MODEL_WEIGHT)
-RAW = Manifest(Descriptor.of(b"{}", mediatypes.MODEL_CONFIG), (BLOB,)).to_bytes()
-DIGEST = Digest.of(RAW)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-
-
-def answer_manifest(exchange: Exchange, raw: bytes = RAW, **headers: str) -> None:
-    exchange.answer(200, raw, Content_Type=mediatypes.IMAGE_MANIFEST, **headers)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def login(host: str, user: str = "user", password: str = "secret") -> None:

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 import artifact.remote.upload
-from artifact import mediatypes
-from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import (
     DigestMismatch,
     Unreachable,
 )
-from artifact.manifest import Manifest
-from artifact.progress import Quiet
 from artifact.remote import RemoteRepository
 from artifact.source import bytes_source
+from tests.artifact.exchanges import BLOB, DATA, QUIET, Exchange, Serve
 
-Exchange = Any  # the request and its answer: conftest.Exchange
-Serve = Callable[[Callable[[Exchange], None]], Any]
-
-QUIET = Quiet()
-DATA = os.urandom(2_500_000)
-BLOB = Descriptor.of(DATA, mediatypes.MODEL_WEIGHT)
-RAW = Manifest(Descriptor.of(b"{}", mediatypes.MODEL_CONFIG), (BLOB,)).to_bytes()
-DIGEST = Digest.of(RAW)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-
-
-def answer_manifest(exchange: Exchange, raw: bytes = RAW, **headers: str) -> None:
-    exchange.answer(200, raw, Content_Type=mediatypes.IMAGE_MANIFEST, **headers)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 class Uploads:
