@@ -17,9 +17,9 @@ from typing import Any
 
 from artifact.digest import Digest, Hasher
 from artifact.errors import DigestMismatch
+from artifact.midstate import ResumableSha256, supported
 from registry import keys
 from registry.blobs import Blobs, hash_object
-from registry.midstate import ResumableSha256, supported
 from registry.store.protocol import Conflict, Missing, ObjectStore, Writer
 
 LIFETIME = 24 * 3600

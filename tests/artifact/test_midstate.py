@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.midstate import ResumableSha256, supported
+from artifact.midstate import ResumableSha256, supported
 
 pytestmark = pytest.mark.skipif(not supported(), reason="libcrypto does not export SHA256_Init here")
 
