@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from artifact.errors import StowageError
-from artifact.source import Reader, Source
+from artifact.source import RangedSource, Reader, Source
 
 Result = TypeVar("Result")
 
@@ -40,6 +40,8 @@ def run_all(work: Sequence[Callable[[threading.Event], Result]], concurrency: in
 
 def stoppable(source: Source, stop: threading.Event) -> Source:
     """`source`, whose readers raise `Stopped` once `stop` is set: how a thread that copies is told to end."""
+    if isinstance(source, RangedSource):
+        return _StoppableRanges(source, stop)
 
     @contextmanager
     def open_at(offset: int) -> Iterator[Reader]:
@@ -47,6 +49,21 @@ def stoppable(source: Source, stop: threading.Event) -> Source:
             yield _Stoppable(reader, stop)
 
     return open_at
+
+
+class _StoppableRanges:
+    def __init__(self, source: RangedSource, stop: threading.Event) -> None:
+        self._source, self._stop = source, stop
+
+    @contextmanager
+    def __call__(self, offset: int) -> Iterator[Reader]:
+        with self._source(offset) as reader:
+            yield _Stoppable(reader, self._stop)
+
+    @contextmanager
+    def range(self, start: int, length: int) -> Iterator[Reader]:
+        with self._source.range(start, length) as reader:
+            yield _Stoppable(reader, self._stop)
 
 
 class _Stoppable:

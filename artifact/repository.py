@@ -48,6 +48,9 @@ class Repository(Protocol):
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[Reader]:
         """A stream of a blob's bytes from `offset`. The bytes are NOT checked: whoever stores them checks them."""
 
+    def blob_source(self, descriptor: Descriptor) -> Source:
+        """What `open_blob` opens, as something to be opened again and, from a registry, in ranges."""
+
     def push_blob(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
         """Store a blob, checked against its descriptor on arrival. False if it was there already. Raises
         `DigestMismatch` if the source's bytes are other bytes."""

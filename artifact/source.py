@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Reader(Protocol):
@@ -18,6 +18,20 @@ class Reader(Protocol):
 
 Source = Callable[[int], AbstractContextManager[Reader]]
 """Opens the same content at a byte offset, as often as a transfer has to start over."""
+
+
+class NoRanges(Exception):
+    """The place a `RangedSource` reads from does not do ranges: read it from the beginning."""
+
+
+@runtime_checkable
+class RangedSource(Protocol):
+    """A `Source` whose parts can be asked for side by side, by several threads."""
+
+    def __call__(self, offset: int, /) -> AbstractContextManager[Reader]: ...
+
+    def range(self, start: int, length: int, /) -> AbstractContextManager[Reader]:
+        """Exactly the bytes from `start` on. Raises `NoRanges`, and what the place raises."""
 
 
 def file_source(path: Path) -> Source:

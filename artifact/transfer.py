@@ -120,7 +120,7 @@ def copy_blobs(
     source: Repository, target: Repository, blobs: Iterable[Descriptor], progress: Progress, concurrency: int
 ) -> None:
     """Copy blobs side by side. The first failure stops the others at their next buffer and is raised."""
-    contents = {blob: partial(source.open_blob, blob) for blob in blobs}
+    contents = {blob: source.blob_source(blob) for blob in blobs}
     push_blobs(target, contents, progress, concurrency, origin=source)
 
 

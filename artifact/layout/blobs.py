@@ -1,7 +1,7 @@
 """The blobs of a layout: content that gets its name only after it has been checked.
 
 A blob under way lies in ``ingest/`` under a lock its writer holds. If the writer dies, the next one goes on from the
-bytes that are there, after hashing them again.
+bytes that are there: a small blob's are hashed again, a large one's (`pieces`) are not.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from artifact.descriptor import Descriptor
 from artifact.digest import Digest, Hasher
 from artifact.errors import DigestMismatch, StorageFull, Unreachable
 from artifact.layout.files import sync_folder
+from artifact.layout.pieces import PIECE, fetch_pieces
 from artifact.progress import Progress
-from artifact.source import Reader, Source
+from artifact.source import NoRanges, RangedSource, Reader, Source
+from artifact.terminal import note
 
 _BUFFER = 1024 * 1024
 """Bytes hashed and written at a time: two such buffers are all the memory a blob takes."""
+
+IN_PIECES = 4 * PIECE
+"""Bytes from which on a blob is fetched in pieces side by side, where its place has ranges."""
 
 _ATTEMPTS = 5
 """How often a transfer that makes no headway at all is begun again."""
@@ -99,23 +104,39 @@ def _exclusive(path: Path) -> Iterator[BinaryIO]:
 
 def _fill(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress, partial: Path) -> None:
     """Bring the file from what it holds to the whole blob, and check it."""
+    found, resumed = _bring(stream, descriptor, source, progress)
+    if found != descriptor.digest.hex and resumed:
+        # The part left by an earlier attempt may be what is wrong: once more, from nothing.
+        progress.advance(str(descriptor.digest), -os.fstat(stream.fileno()).st_size)
+        stream.truncate(0)
+        found, _ = _bring(stream, descriptor, source, progress)
+    if found != descriptor.digest.hex:
+        partial.unlink(missing_ok=True)
+        raise DigestMismatch(
+            f"the bytes received for {descriptor.digest} are other bytes: they are damaged or were tampered with, "
+            "nothing was kept"
+        )
+
+
+def _bring(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> tuple[str, bool]:
+    """Complete the file. Returns its hexadecimal digest, and whether an earlier attempt had left a part of it."""
+    if descriptor.size >= IN_PIECES and isinstance(source, RangedSource):
+        try:
+            found, left = fetch_pieces(stream.fileno(), descriptor, source, progress)
+            return found, left > 0
+        except NoRanges as reason:
+            note(f"warning: {reason}: a broken transfer has to read again what it had, and one connection is all")
+            stream.truncate(0)
+    return _bring_in_order(stream, descriptor, source, progress)
+
+
+def _bring_in_order(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> tuple[str, bool]:
     resumed = _discard_excess(stream, descriptor.size)
     hasher = descriptor.digest.hasher()
     done = _rehash(stream, hasher, resumed)
     progress.advance(str(descriptor.digest), done)
     done = _receive(stream, hasher, done, descriptor, source, progress)
-    if done == descriptor.size and hasher.hexdigest() == descriptor.digest.hex:
-        return
-    if resumed:  # the part left by an earlier attempt may be what is wrong: once more, from nothing
-        stream.truncate(0)
-        progress.advance(str(descriptor.digest), -done)
-        _fill(stream, descriptor, source, progress, partial)
-        return
-    partial.unlink(missing_ok=True)
-    raise DigestMismatch(
-        f"the bytes received for {descriptor.digest} are other bytes: they are damaged or were tampered with, "
-        "nothing was kept"
-    )
+    return hasher.hexdigest() if done == descriptor.size else "", resumed > 0
 
 
 def _discard_excess(stream: BinaryIO, size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 
 from artifact import mediatypes
@@ -11,6 +12,7 @@ from artifact.digest import Digest
 from artifact.errors import DigestMismatch, Malformed, NotFound
 from artifact.layout.blobs import Blobs
 from artifact.layout.index import LayoutIndex, named, ref_name, with_entry
+from artifact.layout.unnamed import store_unnamed
 from artifact.manifest import MAX_BYTES, Index, Manifest, load_json
 from artifact.progress import Progress, Quiet
 from artifact.reference import is_tag, shown_tags
@@ -172,10 +174,18 @@ class LayoutRepository:
             raise NotFound(f"{self.place} has no blob {descriptor.digest}")
         return file_source(path)(offset)
 
+    def blob_source(self, descriptor: Descriptor) -> Source:
+        """The unchecked bytes of a blob, to be opened as often as wanted."""
+        return partial(self.open_blob, descriptor)
+
     def push_blob(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
         """Store a blob, checked on arrival; False if it was there. Raises `DigestMismatch`, `StorageFull`."""
         self._index.create()
         return self._blobs.write(descriptor, source, progress)
+
+    def add_blob(self, name: str, size: int, source: Source, progress: Progress) -> Digest:
+        """Store content whose digest is not known yet, reading each byte once; the digest. `name` is for progress."""
+        return store_unnamed(self.root, name, size, source, progress, self._index.create)
 
     def mount_blob(self, digest: Digest, origin: Repository) -> bool:
         """Nothing to do between repositories of one layout; False for every other origin."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,80 +12,138 @@ import urllib3
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, ServerError, Unreachable
 from artifact.remote.transport import Response, Transport
-from artifact.source import Reader
+from artifact.source import NoRanges, Reader
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/(?:[0-9]+|\*)")
 _SKIP = 1024 * 1024
 
+_EXPIRED = (400, 403, 404, 410)
+"""What object stores answer to a URL whose time is over."""
+
+
+class RemoteBlob:
+    """The blob `descriptor` of the repository `name`: its bytes from an offset on, or a range of them, to any number
+    of threads. The bytes are not checked here, their number is.
+
+    Where the registry redirects (to an object store, with a URL that holds for minutes), it is asked once; and again
+    when that URL has expired.
+    """
+
+    def __init__(self, transport: Transport, name: str, descriptor: Descriptor) -> None:
+        self._transport = transport
+        self._name, self._descriptor = name, descriptor
+        self._what = f"blob {descriptor.digest.short} of {name}"
+        self._location: str | None = None
+
+    @contextmanager
+    def __call__(self, offset: int) -> Iterator[Reader]:
+        """The bytes from `offset` to the end, by a range request where the registry has them, else by reading past
+        the beginning. Raises `NotFound`, and `DigestMismatch` if the registry announces another size."""
+        size = self._descriptor.size
+        response = self._get(f"bytes={offset}-{size - 1}" if offset else None)
+        with _finishing(response):
+            start = self._start(response, offset) if response.status == 206 else 0
+            reader = self._reader(response, size - start)
+            _skip(reader, offset - start)
+            yield reader
+            if reader.left:
+                response.close()  # the rest is not wanted: the connection cannot be used again
+
+    @contextmanager
+    def range(self, start: int, length: int) -> Iterator[Reader]:
+        """The `length` bytes from `start`. Raises `NoRanges` if the registry sends the whole blob instead."""
+        response = self._get(f"bytes={start}-{start + length - 1}")
+        with _finishing(response):
+            if response.status == 200:
+                response.close()
+                raise NoRanges(f"{self._transport.host} does not do ranges")
+            self._start(response, start)
+            reader = self._reader(response, length)
+            yield reader
+            if reader.left:
+                response.close()
+
+    def _get(self, wanted: str | None) -> Response:
+        headers = {"Accept-Encoding": "identity", **({"Range": wanted} if wanted else {})}
+        expect = (200, 206) if wanted else (200,)
+        location = self._location
+        if location is not None:
+            response = self._request(location, (*expect, *_EXPIRED), headers)
+            if response.status in expect:
+                return response
+            response.close()
+            self._location = None
+        return self._request(f"/v2/{self._name}/blobs/{self._descriptor.digest}", expect, headers)
+
+    def _request(self, url: str, expect: tuple[int, ...], headers: dict[str, str]) -> Response:
+        return self._transport.request(
+            "GET", url, scope=f"repository:{self._name}:pull", expect=expect, headers=headers, stream=True,
+            what=self._what, landed=self._landed,
+        )  # fmt: skip
+
+    def _landed(self, url: str) -> None:
+        self._location = url
+
+    def _start(self, response: Response, start: int) -> int:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != start:
+            raise ServerError(f"{self._transport.host} answers a range of {self._what} with another range")
+        return start
+
+    def _reader(self, response: Response, expected: int) -> _BlobReader:
+        stated = response.headers.get("Content-Length")
+        if stated is not None and stated.isdecimal() and int(stated) != expected:
+            raise DigestMismatch(f"{self._what}: the registry sends {stated} bytes where the manifest says {expected}")
+        return _BlobReader(response, expected, self._what)
+
 
 class _BlobReader:
-    """A response's body from one offset of a blob to its end. The bytes are not checked here, their number is."""
+    """A response's body of `left` bytes."""
 
     def __init__(self, response: Response, left: int, what: str) -> None:
         self._response = response
         self._left = left
         self._what = what
+        inner = getattr(response, "_fp", None)
+        # urllib3 reads into bytes of its own, to be copied again; the response it wraps reads into ours.
+        self._direct = inner if isinstance(inner, http.client.HTTPResponse) else None
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill some of `buffer`. Raises `Unreachable` if the server stops before the blob's end."""
         if not self._left or not buffer:
             return 0
         try:
-            data = self._response.read(min(len(buffer), self._left))
-        except urllib3.exceptions.HTTPError as error:
+            count = self._read(buffer[: self._left])
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise Unreachable(f"{self._what}: the connection broke: {type(error).__name__}") from None
-        if not data:
+        if not count:
             raise Unreachable(f"{self._what}: the server stopped {self._left:,} bytes before the end")
+        self._left -= count
+        return count
+
+    def _read(self, buffer: memoryview) -> int:
+        if self._direct is not None:
+            return self._direct.readinto(buffer)
+        data = self._response.read(len(buffer))
         buffer[: len(data)] = data
-        self._left -= len(data)
         return len(data)
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not read."""
+        return self._left
 
 
 @contextmanager
-def open_remote_blob(transport: Transport, name: str, descriptor: Descriptor, offset: int) -> Iterator[Reader]:
-    """The bytes of a blob from `offset`, by a range request where the registry has them, else by reading past the
-    beginning. Raises `NotFound`, and `DigestMismatch` if the registry announces another size."""
-    what = f"blob {descriptor.digest.short} of {name}"
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-{descriptor.size - 1}"
-    response = transport.request(
-        "GET",
-        f"/v2/{name}/blobs/{descriptor.digest}",
-        scope=f"repository:{name}:pull",
-        expect=(200, 206) if offset else (200,),
-        headers=headers,
-        stream=True,
-        what=what,
-    )
+def _finishing(response: Response) -> Iterator[None]:
+    """Give the connection back, closed if reading broke off."""
     try:
-        start = _start(response, offset, what, transport.host)
-        _check_length(response, descriptor.size - start, what)
-        reader = _BlobReader(response, descriptor.size - start, what)
-        _skip(reader, offset - start)
-        yield reader
-        if reader._left:
-            response.close()  # the rest is not wanted: the connection cannot be used again
+        yield
     except BaseException:
         response.close()
         raise
     finally:
         response.release_conn()
-
-
-def _start(response: Response, offset: int, what: str, host: str) -> int:
-    if response.status == 200:
-        return 0
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if match is None or int(match[1]) != offset:
-        raise ServerError(f"{host} answers a range of {what} with another range")
-    return offset
-
-
-def _check_length(response: Response, expected: int, what: str) -> None:
-    stated = response.headers.get("Content-Length")
-    if stated is not None and stated.isdecimal() and int(stated) != expected:
-        raise DigestMismatch(f"{what}: the registry sends {stated} bytes where the manifest says {expected}")
 
 
 def _skip(reader: _BlobReader, count: int) -> None:

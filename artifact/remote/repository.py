@@ -13,13 +13,15 @@ from artifact.manifest import MAX_BYTES, Index, Manifest, load_json
 from artifact.progress import Progress
 from artifact.reference import is_name, is_tag, referrers_tag
 from artifact.remote.credentials import Credentials
-from artifact.remote.download import open_remote_blob
+from artifact.remote.download import RemoteBlob
 from artifact.remote.transport import Response, Transport
+from artifact.remote.unnamed import Hashed, OneRequestOnly, UnnamedUpload
 from artifact.remote.upload import BlobUpload
 from artifact.repository import Repository
 from artifact.source import Reader, Source
 
 _MAX_PAGES = 1000
+_OCTETS = "application/octet-stream"
 _MAX_REFERRERS = 10_000
 
 
@@ -164,7 +166,11 @@ class RemoteRepository:
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[Reader]:
         """A stream of a blob's unchecked bytes from `offset`. Raises `NotFound`, `Unreachable`."""
-        return open_remote_blob(self._transport, self.name, descriptor, offset)
+        return self.blob_source(descriptor)(offset)
+
+    def blob_source(self, descriptor: Descriptor) -> RemoteBlob:
+        """The unchecked bytes of a blob, by ranges if wanted, for several threads."""
+        return RemoteBlob(self._transport, self.name, descriptor)
 
     def push_blob(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
         """Send a blob the registry does not have; it checks the digest. False if it was there."""
@@ -173,6 +179,19 @@ class RemoteRepository:
             return False
         BlobUpload(self._transport, self.name, descriptor, source, progress).run()
         return True
+
+    def add_blob(self, name: str, size: int, source: Source, progress: Progress) -> Digest:
+        """Send content whose digest is not known yet, reading each byte once; the digest. `name` is for progress.
+
+        A registry that takes no blob in pieces gets it in one request, once the rest of it has been hashed.
+        """
+        hashed = Hashed(name, source, size)
+        try:
+            return UnnamedUpload(self._transport, self.name, name, size, hashed, progress).run()
+        except OneRequestOnly:
+            digest = hashed.digest()
+            BlobUpload(self._transport, self.name, Descriptor(_OCTETS, digest, size), source, progress).run()
+            return digest
 
     def mount_blob(self, digest: Digest, origin: Repository) -> bool:
         """Make a blob of another repository of this registry appear here. False if the registry does not do that."""

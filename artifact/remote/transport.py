@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -27,7 +28,21 @@ _MAX_REDIRECTS = 5
 _MAX_WAIT = 30.0
 _MAX_ERROR = 64 * 1024
 _AGAIN = (429, 500, 502, 503, 504)
+_REDIRECTS = (301, 302, 303, 307, 308)
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
+_STALL = urllib3.Timeout(connect=10, read=30)
+"""Where a body is streamed: a server that sends nothing for so long has stopped."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request, wherever it will be sent."""
+
+    method: str
+    headers: Mapping[str, str]
+    body: Body
+    landed: Callable[[str], None] | None
+    timeout: urllib3.Timeout
 
 
 class Transport:
@@ -53,20 +68,22 @@ class Transport:
         stream: bool = False,
         what: str = "",
         retry: bool = True,
+        landed: Callable[[str], None] | None = None,
     ) -> Response:
         """Send a request and return a response whose status is in `expect`.
 
         `url` is a path, or a URL the registry gave. `what` names the thing asked for in errors. With `stream` the
         body is left to be read by the caller. With `retry` (for requests that may be repeated) connection failures and
-        the statuses that ask for patience are tried again.
+        the statuses that ask for patience are tried again. `landed` is told the URL that redirects led to.
         Raises `NotFound`, `Unauthorized`, `Unreachable`, `ServerError`.
         """
+        call = _Call(method, dict(headers or {}), body, landed, _STALL if stream else _TIMEOUT)
         failure: StowageError | None = None
         for attempt in range(_ATTEMPTS if retry else 1):
             if attempt:
                 time.sleep(min(0.25 * 2**attempt, _MAX_WAIT))
             try:
-                response = self._authorized(method, url, scope, dict(headers or {}), body)
+                response = self._authorized(call, url, scope)
             except Unreachable as error:
                 failure = error
                 continue
@@ -80,24 +97,25 @@ class Transport:
         assert failure is not None
         raise failure
 
-    def _authorized(self, method: str, url: str, scope: str, headers: dict[str, str], body: Body) -> Response:
+    def _authorized(self, call: _Call, url: str, scope: str) -> Response:
         target, given = urljoin(self.base, url), self._authorizer.header(scope)
-        response = self._redirected(method, target, headers, body, given)
+        response = self._redirected(call, target, given)
         if response.status == 401:
             answer = self._authorizer.answer(response, scope, given)
             response.drain_conn()
-            response = self._redirected(method, target, headers, body, answer)
+            response = self._redirected(call, target, answer)
         return response
 
-    def _redirected(
-        self, method: str, url: str, headers: dict[str, str], body: Body, authorization: str | None
-    ) -> Response:
-        for _ in range(_MAX_REDIRECTS + 1):
+    def _redirected(self, call: _Call, url: str, authorization: str | None) -> Response:
+        for followed in range(_MAX_REDIRECTS + 1):
             own = _origin(url) == _origin(self.base)
             extra = {"Authorization": authorization} if authorization and own else {}
-            response = self._send(method, url, headers={"User-Agent": USER_AGENT, **headers, **extra}, body=body)
+            headers = {"User-Agent": USER_AGENT, **call.headers, **extra}
+            response = self._send(call.method, url, headers=headers, body=call.body, timeout=call.timeout)
             location = response.headers.get("Location")
-            if response.status not in (301, 302, 303, 307, 308) or not location or method not in ("GET", "HEAD"):
+            if response.status not in _REDIRECTS or not location or call.method not in ("GET", "HEAD"):
+                if followed and call.landed is not None:
+                    call.landed(url)
                 return response
             response.drain_conn()
             url = self._checked_redirect(url, location)
@@ -114,12 +132,19 @@ class Transport:
             raise ServerError(f"{self.host} redirects into this network ({parts.netloc}): not followed")
         return target
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body = None) -> Response:
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body = None,
+        timeout: urllib3.Timeout = _TIMEOUT,
+    ) -> Response:
         content = body() if callable(body) else body
         try:
             return self._pool(url).request(
                 method, url, headers=headers, body=content, redirect=False, retries=False, preload_content=False,
-                decode_content=False, timeout=_TIMEOUT,
+                decode_content=False, timeout=timeout,
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"cannot reach {urlsplit(url).netloc}: {_reason(error)}") from None

@@ -1,0 +1,85 @@
+"""What is written down of a transfer under way, and when one more connection is wanted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import artifact.layout.record
+from artifact.layout.pace import Pace
+from artifact.layout.record import Record
+
+SIZE, PIECE = 100_000, 1000
+RECORDS = st.builds(
+    Record,
+    st.just(PIECE),
+    st.integers(0, SIZE),
+    st.one_of(st.none(), st.binary(min_size=40, max_size=103).map(bytes.hex)),
+    st.frozensets(st.integers(0, SIZE // PIECE - 1)),
+)
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=3))
+def test_the_last_one_written_is_read(records: list[Record]) -> None:
+    with tempfile.TemporaryFile() as stream:
+        os.ftruncate(stream.fileno(), SIZE)
+        for record in records:
+            record.write(stream.fileno(), SIZE)
+        assert Record.read(stream.fileno(), SIZE, PIECE) == records[-1]
+
+
+@given(RECORDS, st.data())
+def test_a_damaged_one_tells_nothing(record: Record, data: st.DataObject) -> None:
+    with tempfile.TemporaryFile() as stream:
+        os.ftruncate(stream.fileno(), SIZE)
+        record.write(stream.fileno(), SIZE)
+        length = os.fstat(stream.fileno()).st_size
+        if data.draw(st.booleans()):
+            os.ftruncate(stream.fileno(), data.draw(st.integers(SIZE, length - 1)))
+        else:
+            at = data.draw(st.integers(SIZE, length - 1))
+            byte = os.pread(stream.fileno(), 1, at)[0]
+            os.pwrite(stream.fileno(), bytes([byte ^ data.draw(st.integers(1, 255))]), at)
+        found = Record.read(stream.fileno(), SIZE, PIECE)
+        assert found == Record(PIECE, 0, None, frozenset())
+
+
+def test_after_a_restart_of_the_machine_no_hash_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryFile() as stream:
+        os.ftruncate(stream.fileno(), SIZE)
+        Record(PIECE, 5000, "00" * 40, frozenset({1, 7})).write(stream.fileno(), SIZE)
+        monkeypatch.setattr(artifact.layout.record, "_boot", lambda: "another")
+        assert Record.read(stream.fileno(), SIZE, PIECE) == Record(PIECE, 0, None, frozenset({1, 7}))
+
+
+def test_pieces_of_another_size_are_not_ours() -> None:
+    with tempfile.TemporaryFile() as stream:
+        os.ftruncate(stream.fileno(), SIZE)
+        Record(PIECE, 5000, "00" * 40, frozenset({1, 7})).write(stream.fileno(), SIZE)
+        assert Record.read(stream.fileno(), SIZE, 2 * PIECE) == Record(2 * PIECE, 0, None, frozenset())
+
+
+def rates(*per_second: float) -> list[bool]:
+    """What a pace of at most four says after each second of such a rate."""
+    pace, arrived, said = Pace(4), 1000, []
+    pace.wants_another(0.0, arrived)
+    for second, rate in enumerate(per_second, 1):
+        arrived += int(rate)
+        said.append(pace.wants_another(float(second), arrived))
+    return said
+
+
+def test_connections_are_added_for_as_long_as_they_pay() -> None:
+    assert rates(100, 200, 300, 400, 500) == [True, True, True, False, False], "up to the most there may be"
+    assert rates(100, 105, 500) == [True, False, False], "never again after one that did not pay"
+    assert rates(100, 90) == [True, False]
+
+
+def test_nothing_is_added_before_anything_has_come() -> None:
+    pace = Pace(4)
+    assert not any(pace.wants_another(float(second), 0) for second in range(10))
+    assert not Pace(1).wants_another(5.0, 100)
