@@ -13,7 +13,9 @@ from artifact.repository import Repository
 from artifact.store import default_store
 
 
-def open_repository(reference: Reference, *, plain_http: bool = False, store: Path | None = None) -> Repository:
+def open_repository(
+    reference: Reference, *, plain_http: bool = False, store: Path | None = None
+) -> RemoteRepository | LayoutRepository:
     """The repository of `reference`: a registry, an ``oci:`` layout, or the local store where it has no host.
 
     Plain HTTP is used for loopback hosts, and for others only with `plain_http`.

@@ -35,6 +35,14 @@ DOCKER_CHAT_TEMPLATE = "application/vnd.docker.ai.chat.template.jinja"
 DOCKER_LICENSE = "application/vnd.docker.ai.license"
 DOCKER_MODEL_FILE = "application/vnd.docker.ai.model.file"
 
+# Ollama
+OLLAMA_CONFIG = "application/vnd.docker.container.image.v1+json"
+OLLAMA_MODEL = "application/vnd.ollama.image.model"
+OLLAMA_PROJECTOR = "application/vnd.ollama.image.projector"
+OLLAMA_TEMPLATE = "application/vnd.ollama.image.template"
+OLLAMA_PARAMS = "application/vnd.ollama.image.params"
+OLLAMA_LICENSE = "application/vnd.ollama.image.license"
+
 # Signatures and attestations
 SIGSTORE_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -55,8 +63,16 @@ REVISION = "org.opencontainers.image.revision"
 FORMAT = "dev.stowage.format"
 PRECISION = "dev.stowage.precision"
 PARAMETERS = "dev.stowage.parameters"
+TENSOR_TYPES = "dev.stowage.tensor-types"
+"""Each tensor type's share of the parameters, largest first, of quantised weights: ``Q4_K 70.35%, Q6_K 29.65%``."""
+IMATRIX = "dev.stowage.imatrix"
+"""Digest of the importance matrix that the weights were quantised with."""
 ARCHITECTURE = "dev.stowage.architecture"
 CONTEXT_LENGTH = "dev.stowage.context-length"
+BASE = "dev.stowage.base"
+"""On an adapter: the digest of the manifest of the model it is for."""
+OLLAMA = "dev.stowage.ollama"
+"""The digest of the manifest of the same model in Ollama's layout, in the same repository."""
 
 # Annotation of ours, in the index of a layout: the manifest this one refers to
 SUBJECT = "dev.stowage.subject"

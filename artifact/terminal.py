@@ -1,4 +1,4 @@
-"""What the three commands share about talking to a person: errors in one line, exit codes, progress, JSON."""
+"""What the three commands share about talking to a person: errors in one line, exit codes, progress, JSON, version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 
 from artifact.errors import StowageError
 from artifact.progress import Progress, Quiet
+from artifact.version import __version__
 
 
 def run(app: typer.Typer) -> NoReturn:
@@ -51,6 +52,18 @@ def _fail(message: str, status: int) -> NoReturn:
     line = "".join(char if char.isprintable() else " " for char in message)
     print(f"error: {line}", file=sys.stderr)
     sys.exit(status)
+
+
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        print(f"{context.command.name or context.info_name} {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
+"""``--version`` of a command: its name and the version of the distribution."""
 
 
 def note(message: str) -> None:

@@ -20,6 +20,7 @@ from supplychain.policy import Mode, Policy, Rule
 from supplychain.refusal import PolicyRefused, Reason
 from supplychain.signature import Finding, judge
 from supplychain.trace import Step
+from supplychain.usage import NO_CODE, NO_LIMITS, Grant, Use, granted
 
 _WORST_FIRST = (
     Reason.REVOKED_KEY,
@@ -45,7 +46,8 @@ class Decision:
     """May the artifact be used. `code` is a `Reason`; `reason` is one line for people.
 
     `allowed` with another code than ``allowed`` means that a rule in warn mode is not satisfied: see `warned`.
-    `signers` are the authorities whose valid signatures were found, required or not.
+    `signers` are the authorities whose valid signatures were found, required or not. `applied` are the rules that
+    apply; `grant` names the code in the artifact that may run.
     """
 
     allowed: bool
@@ -57,6 +59,8 @@ class Decision:
     rules: tuple[str, ...] = ()
     signers: tuple[Authority, ...] = ()
     trace: tuple[Step, ...] = ()
+    applied: tuple[Rule, ...] = ()
+    grant: Grant = NO_CODE
 
     @property
     def warned(self) -> bool:
@@ -69,6 +73,29 @@ class Decision:
             raise PolicyRefused(self.reason, self.code)
         return self
 
+    def to_use(self, use: Use) -> Decision:
+        """This decision about running the artifact in one way: refused if a rule's limits do not let it pass, with a
+        step for every rule that limits something."""
+        steps: list[tuple[Rule, Step]] = []
+        for rule in self.applied:
+            exceeded = rule.limits.exceeded(use)
+            code, detail = exceeded or (Reason.ALLOWED, f"{use.engine} with its flags is within the limits")
+            if exceeded or rule.limits != NO_LIMITS:
+                steps.append((rule, Step("use", rule.name, code, detail)))
+        trace = (*self.trace, *(step for _, step in steps))
+        failed = sorted(
+            ((rule, step) for rule, step in steps if step.code is not Reason.ALLOWED),
+            key=lambda outcome: outcome[0].mode is Mode.WARN,
+        )
+        if not failed or not self.allowed:
+            return replace(self, trace=trace)
+        rule, step = failed[0]
+        allowed = rule.mode is Mode.WARN
+        verb = "allowed with a warning" if allowed else "refused"
+        told = f"{self.reference}@{self.subject.short} {verb} by {self.policy}: {step.code.value}: "
+        told += f"rule {rule.name!r}: {step.detail}"
+        return replace(self, allowed=allowed, code=step.code, reason=told, trace=trace)
+
     def to_json(self) -> dict[str, Any]:
         """The decision as JSON, with everything it rests on."""
         return {
@@ -80,6 +107,10 @@ class Decision:
             "code": self.code.value,
             "reason": self.reason,
             "rules": list(self.rules),
+            "grant": self.grant.to_json(),
+            "limits": [
+                {"rule": rule.name, "engines": rule.limits.engines, "flags": rule.limits.flags} for rule in self.applied
+            ],
             "signers": [{"name": signer.name, "fingerprint": signer.key.hint} for signer in self.signers],
             "trace": [step.to_json() for step in self.trace],
         }
@@ -98,7 +129,8 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
         step = Step("revocation", str(subject), Reason.REVOKED_DIGEST, why)
         return _decision(policy, target, subject, step, Mode.ENFORCE, rules, (), (step,))
     findings = [_unless_revoked(judge(item, subject, policy.keys), policy) for item in evidence.items]
-    attested = _attested(policy, evidence) if any(rule.attestations for rule in rules) else {}
+    asked = any(rule.attestations or rule.allows_code for rule in rules)
+    attested = _attested(policy, evidence) if asked else {}
     seen = tuple(_seen(finding, attested.get(number), policy) for number, finding in enumerate(findings))
     signers = _signers(findings, policy)
     if not rules:
@@ -111,7 +143,25 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
     # An enforced rule decides before one that only warns.
     failed.sort(key=lambda outcome: outcome[0].mode is Mode.WARN)
     rule, step = (failed or outcomes)[0]
-    return _decision(policy, target, subject, step, rule.mode, rules, signers, trace)
+    grant, steps = _granted(outcomes, target, list(attested.values()))
+    made = _decision(policy, target, subject, step, rule.mode, rules, signers, (*trace, *steps))
+    return replace(made, grant=grant if made.allowed else NO_CODE)
+
+
+def _granted(
+    outcomes: Sequence[tuple[Rule, Step]], target: Target, attestations: Sequence[Attestation]
+) -> tuple[Grant, tuple[Step, ...]]:
+    """What the rules that allow code grant together."""
+    grant, steps = NO_CODE, []
+    for rule, outcome in outcomes:
+        if rule.allows_code:
+            more, step = granted(
+                rule.name, rule.authorities, attestations,
+                satisfied=outcome.code is Reason.ALLOWED, sure=rule.surely_applies(target),
+            )  # fmt: skip
+            grant |= more
+            steps.append(step)
+    return grant, tuple(steps)
 
 
 def _decision(
@@ -137,6 +187,7 @@ def _decision(
         rules=tuple(rule.name for rule in rules),
         signers=signers,
         trace=trace,
+        applied=tuple(rules),
     )
 
 

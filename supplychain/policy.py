@@ -23,6 +23,7 @@ from supplychain.authority import Authority, Requirement, read_requirement
 from supplychain.glob import Glob, Target
 from supplychain.keys import PublicKey
 from supplychain.strictyaml import Value
+from supplychain.usage import NO_LIMITS, Limits, read_allowed, read_limits
 
 VERSION = 1
 MAX_AUTHORITIES = 64
@@ -49,6 +50,8 @@ class Rule:
     mode: Mode = Mode.ENFORCE
     exceptions: tuple[Glob, ...] = ()
     attestations: tuple[RequiredAttestation, ...] = ()
+    limits: Limits = NO_LIMITS
+    allows_code: bool = False
 
     @property
     def authorities(self) -> tuple[Authority, ...]:
@@ -65,6 +68,12 @@ class Rule:
         if any(glob.surely_matches(target) for glob in self.exceptions):
             return False
         return any(glob.may_match(target) for glob in self.match)
+
+    def surely_applies(self, target: Target) -> bool:
+        """Whether `target` is subject to this rule whatever tag it may stand for: what a grant needs."""
+        if any(glob.may_match(target) for glob in self.exceptions):
+            return False
+        return any(glob.surely_matches(target) for glob in self.match)
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,7 @@ class _Parser:
 
 
 def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority], mode: Mode) -> Rule:
-    fields = value.mapping("name", "match", "except", "require", "attestations", "mode")
+    fields = value.mapping("name", "match", "except", "require", "attestations", "engines", "flags", "allow", "mode")
     for key in ("match", "require"):
         value.required(fields, key)
     match = tuple(_glob(item) for item in fields["match"].sequence())
@@ -194,14 +203,16 @@ def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority],
         fields["match"].fail("'match' is empty: name at least one reference pattern")
     requirement = read_requirement(fields["require"], authorities)
     listed = fields["attestations"].sequence() if "attestations" in fields else ()
-    return Rule(
+    rule = Rule(
         name=fields["name"].text() if "name" in fields else default_name,
         match=match,
         requirement=requirement,
         mode=_mode(fields, mode),
         exceptions=tuple(_glob(item) for item in fields["except"].sequence()) if "except" in fields else (),
         attestations=tuple(read_required_attestation(item, authorities, requirement) for item in listed),
+        limits=read_limits(fields.get("engines"), fields.get("flags")),
     )
+    return replace(rule, allows_code=read_allowed(fields.get("allow"), rule.authorities))
 
 
 def _glob(value: Value) -> Glob:

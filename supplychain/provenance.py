@@ -49,8 +49,11 @@ class Provenance:
     """One build. Fields left empty do not apply.
 
     `source` is `LOCAL`, or the model on a hub (``hf://ORG/NAME``) with its page as `source_url` and its commit as
-    `revision`. `format` and `precision` are those of the artifact; `created` is the time it states (RFC 3339);
-    `allowed` are the findings that were waved through; `imatrix` is the path of the importance matrix among `files`.
+    `revision`, or an artifact (``HOST/NAME``, or `LOCAL`) with its manifest's digest as `revision`. `format` and
+    `precision` are those of the artifact; `created` is the time it states (RFC 3339); `allowed` are the findings that
+    were waved through; `imatrix` is the path of the importance matrix among `files`; `base` is the digest of the model
+    an adapter is for. `converter` is named if it is another project's; weights are cut into files of at most
+    `split_max_size` bytes of tensors (0: not cut).
     `tools` are names with versions, `finished` when the build ended, if anyone stated it.
     """
 
@@ -68,6 +71,9 @@ class Provenance:
     file_filter: Sequence[str] = ()
     allowed: Sequence[str] = ()
     imatrix: str = ""
+    converter: str = ""
+    split_max_size: int = 0
+    base: str = ""
     finished: str = ""
     builder_version: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,8 +81,10 @@ class Provenance:
         """The predicate. It depends on the fields alone."""
         external = {
             "source": self.source, "sourceURL": self.source_url, "revision": self.revision, "format": self.format,
-            "precision": self.precision, "imatrix": self.imatrix, "layout": self.layout,
-            "fileFilter": list(self.file_filter), "created": self.created, "allowedFindings": sorted(self.allowed),
+            "precision": self.precision, "imatrix": self.imatrix, "converter": self.converter,
+            "splitMaxSize": self.split_max_size, "layout": self.layout,
+            "fileFilter": list(self.file_filter), "base": self.base, "created": self.created,
+            "allowedFindings": sorted(self.allowed),
         }  # fmt: skip
         builder: dict[str, Any] = {"id": self.builder}
         if self.builder_version:
@@ -99,11 +107,15 @@ class Provenance:
     def _repository(self) -> list[dict[str, Any]]:
         if not self.revision:
             return []
+        algorithm, colon, hexadecimal = self.revision.partition(":")
+        if colon:  # an artifact, by its manifest's digest
+            named = {} if self.source == LOCAL else {"uri": f"oci://{self.source}"}
+            return [{**named, "digest": {algorithm: hexadecimal}}]
         return [{"uri": self.source_url, "digest": {"gitCommit": self.revision}}]
 
     def _file(self, file: SourceFile) -> dict[str, Any]:
         described: dict[str, Any] = {"name": file.path, "digest": {file.digest.algorithm: file.digest.hex}}
-        if self.revision:
+        if self.source_url:
             described["uri"] = f"{self.source_url}/resolve/{self.revision}/{quote(file.path)}"
         return described
 
@@ -124,11 +136,16 @@ class Provenance:
             format=_text(external, "format", required=True),
             precision=_text(external, "precision", required=True),
             imatrix=_text(external, "imatrix"),
+            converter=_text(external, "converter"),
+            split_max_size=_count(external, "splitMaxSize"),
+            base=_text(external, "base"),
             layout=_text(external, "layout", required=True),
             file_filter=_texts(external, "fileFilter"),
             created=_text(external, "created", required=True),
             allowed=_texts(external, "allowedFindings"),
-            files=tuple(_source_file(item) for item in dependencies if "gitCommit" not in _object(item, "digest")),
+            files=tuple(
+                _source_file(item) for item in dependencies if not _is_source(item, _text(external, "revision"))
+            ),
             tools=_versions(internal, "tools"),
             builder=_text(builder, "id", required=True),
             builder_version=_versions(builder, "version"),
@@ -141,6 +158,13 @@ def _build(value: Any) -> Build:
         if value == build.type:
             return build
     raise Malformed(f"provenance: unknown build type {str(value)[:120]!r}: it cannot be repeated here")
+
+
+def _is_source(value: Any, revision: str) -> bool:
+    """Whether a dependency is the source itself, by its commit or its manifest's digest, and not one of its files."""
+    digest = _object(value, "digest")
+    algorithm, _, hexadecimal = revision.partition(":")
+    return "gitCommit" in digest or ("name" not in value and digest == {algorithm: hexadecimal})
 
 
 def _source_file(value: Mapping[str, Any]) -> SourceFile:
@@ -163,6 +187,13 @@ def _text(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
     if not isinstance(text, str) or (required and not text):
         raise Malformed(f"provenance: {key} must be text")
     return text
+
+
+def _count(value: Mapping[str, Any], key: str) -> int:
+    count = value.get(key, 0)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise Malformed(f"provenance: {key} must be a count")
+    return count
 
 
 def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:

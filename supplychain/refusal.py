@@ -32,6 +32,9 @@ class Reason(StrEnum):
     MISSING_ATTESTATION = "missing-attestation"
     UNTRUSTED_ATTESTATION = "untrusted-attestation"
     ATTESTATION_CONDITION = "attestation-condition"
+    NOT_GRANTED = "not-granted"
+    ENGINE_NOT_ALLOWED = "engine-not-allowed"
+    FLAG_NOT_ALLOWED = "flag-not-allowed"
 
 
 class PolicyRefused(Refused):

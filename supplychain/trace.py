@@ -11,8 +11,8 @@ from supplychain.refusal import Reason
 class Step:
     """One step of the way to a decision.
 
-    `kind` is ``revocation``, ``signature`` or ``attestation`` for what was found, and ``condition`` or ``rule`` for
-    what the policy makes of it.
+    `kind` is ``revocation``, ``signature`` or ``attestation`` for what was found, ``condition`` or ``rule`` for what
+    the policy makes of it, ``grant`` for code it lets run, and ``use`` for the engine and flags it lets be used.
     """
 
     kind: str

@@ -99,7 +99,7 @@ class BlobUpload:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 self._request(
-                    "PUT", _with_digest(self._begin(), self._descriptor.digest), (201,),
+                    "PUT", with_digest(self._begin(), self._descriptor.digest), (201,),
                     headers={**_OCTETS, "Content-Length": str(size)}, body=opened,
                 )  # fmt: skip
                 return
@@ -127,7 +127,7 @@ class BlobUpload:
                 time.sleep(min(0.25 * 2**failures, 5))
                 location, done = self._resume() or (self._begin(), 0)
             self._report(done)
-        self._request("PUT", _with_digest(location, digest), (201,), headers={"Content-Length": "0"})
+        self._request("PUT", with_digest(location, digest), (201,), headers={"Content-Length": "0"})
 
     def _resume(self) -> tuple[str, int] | None:
         """Where an upload begun earlier stands: its location and how many bytes the registry has of it."""
@@ -223,7 +223,7 @@ class _Opened:
             self._chunk.close()
 
 
-def _with_digest(location: str, digest: Digest) -> str:
+def with_digest(location: str, digest: Digest) -> str:
     """An upload location with the digest added to whatever query it has."""
     parts = urlsplit(location)
     query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("digest", str(digest))])

@@ -27,6 +27,8 @@ MAX_ARRAY_STRINGS = 1 << 24
 """Most strings in all arrays of one header together, each of which has to be walked."""
 MAX_DIMENSIONS = 4
 MAX_NAME = 1024
+FIXED = 24
+"""Bytes before the metadata: magic, version, number of tensors, number of keys."""
 KEPT = 256
 """Longest array whose elements are kept in `WeightFile.metadata`; a longer one is there as a `LongArray`."""
 
@@ -38,7 +40,7 @@ TENSOR_TYPES = {
     20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
     24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
 """ggml's tensor types: number to name, elements in a block, bytes of a block (enum ggml_type)."""
 
@@ -92,6 +94,14 @@ def read_array(path: Path, key: str) -> tuple[Any, ...]:
     raise KeyError(key)
 
 
+def metadata_length(path: Path) -> int:
+    """Bytes of a GGUF file's metadata, which begin after the first `FIXED` of the file. Raises `Malformed`."""
+    with cursor(file_source(path), path.stat().st_size, path.name) as reader:
+        for _ in _Header(reader).values():
+            pass
+        return reader.position - FIXED
+
+
 class _Header:
     """One pass over a header. `whole` is the key of an array to keep whatever its length."""
 
@@ -101,7 +111,7 @@ class _Header:
         self._text_left = MAX_TEXT if whole is None else 1 << 30
         self._array_strings_left = MAX_ARRAY_STRINGS
         self.alignment_type = _UINT32
-        if reader.size < 24 or reader.take(4) != b"GGUF":
+        if reader.size < FIXED or reader.take(4) != b"GGUF":
             raise reader.malformed("not a GGUF file")
         (version,) = struct.unpack("<I", reader.take(4))
         if version not in (2, 3):

@@ -1,0 +1,216 @@
+"""Uploading a blob whose digest nobody knows before its last byte. Source: distribution-spec, "Pushing blobs".
+
+The upload is begun without a name, the bytes go in PATCHes of bounded size and are hashed on their way, and the digest
+closes it. A source is read again only where the way to the registry broke.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from urllib.parse import urlsplit, urlunsplit
+
+from artifact.digest import Digest
+from artifact.errors import Malformed, ServerError, StowageError, Unreachable
+from artifact.progress import Progress
+from artifact.remote.transport import Response, Transport
+from artifact.remote.upload import with_digest
+from artifact.source import Reader, Source
+
+_CHUNK = 64 * 1024 * 1024
+_SKIP = 1024 * 1024
+_ATTEMPTS = 5
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
+_OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+class OneRequestOnly(StowageError):
+    """The registry takes no blob in pieces: it has to be told the digest first."""
+
+
+class Hashed:
+    """A source whose bytes are hashed when they are read for the first time; from `position` on they are unread."""
+
+    def __init__(self, name: str, source: Source, size: int) -> None:
+        self.position = 0
+        self._name, self._source, self._size = name, source, size
+        self._hasher = hashlib.sha256()
+
+    @contextmanager
+    def __call__(self, offset: int) -> Iterator[Reader]:
+        with self._source(offset) as reader:
+            yield _HashingReader(self, reader, offset)
+
+    def saw(self, offset: int, data: memoryview) -> None:
+        """`data` was read at `offset`."""
+        fresh = data[self.position - offset :] if offset < self.position else data
+        self._hasher.update(fresh)
+        self.position += len(fresh)
+
+    def digest(self) -> Digest:
+        """The digest of all bytes; those that nobody has read are read now. Raises `Malformed` if there are others
+        than there were."""
+        buffer = memoryview(bytearray(_SKIP))
+        with self(self.position) as reader:
+            while reader.readinto(buffer):
+                pass
+        if self.position != self._size:
+            raise Malformed(f"{self._name}: changed while it was packed; pack again when it is still")
+        return Digest.from_hasher("sha256", self._hasher)
+
+
+class _HashingReader:
+    def __init__(self, source: Hashed, reader: Reader, offset: int) -> None:
+        self._source, self._reader, self._offset = source, reader, offset
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        count = self._reader.readinto(buffer) or 0
+        self._source.saw(self._offset, buffer[:count])
+        self._offset += count
+        return count
+
+
+class _Body(io.RawIOBase):
+    """The bytes of a source from `offset` to `end`, as the file object the HTTP library reads a body from."""
+
+    def __init__(self, opened: AbstractContextManager[Reader], length: int, count: Callable[[int], None]) -> None:
+        self._opened = opened
+        self._reader = opened.__enter__()
+        self._left, self._count = length, count
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        buffer = bytearray(wanted)
+        count = (self._reader.readinto(memoryview(buffer)) or 0) if wanted else 0
+        if wanted and not count:
+            raise Malformed("the source ended early: it changed while it was packed; pack again when it is still")
+        self._left -= count
+        self._count(count)
+        return bytes(memoryview(buffer)[:count])
+
+    def close(self) -> None:
+        if not self.closed:
+            self._opened.__exit__(None, None, None)
+        super().close()
+
+
+class UnnamedUpload:
+    """The upload of the `size` bytes of `source` to the repository `repository`; `name` is for progress."""
+
+    def __init__(
+        self, transport: Transport, repository: str, name: str, size: int, source: Hashed, progress: Progress
+    ) -> None:
+        self._transport, self._repository = transport, repository
+        self._name, self._size, self._source = name, size, source
+        self._progress, self._reported = progress, 0
+        self._chunk_size = _CHUNK
+
+    def run(self) -> Digest:
+        """Send the blob; the digest it is stored under. Raises `Unreachable` if the registry stays away,
+        `OneRequestOnly` if it takes no pieces."""
+        self._progress.begin(self._name, self._size)
+        location = self._begin()
+        try:
+            location = self._send(location)
+            digest = self._source.digest()
+            self._request("PUT", with_digest(location, digest), (201,), {"Content-Length": "0"})
+        except ServerError as error:
+            self._report(0)
+            raise OneRequestOnly(str(error)) from None
+        except Unreachable:
+            raise
+        except BaseException:  # what was sent is of no use to anyone
+            with suppress(Exception):
+                self._request("DELETE", location, (204, 202, 200), {})
+            raise
+        self._progress.finish(self._name)
+        return digest
+
+    def _send(self, location: str) -> str:
+        done, failures = 0, 0
+        while done < self._size:
+            end = min(done + self._chunk_size, self._size)
+            headers = {**_OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
+            body = _Opened(self, done, end)
+            try:
+                location = self._location(self._request("PATCH", location, (202,), headers, body))
+                done, failures = end, 0
+            except Unreachable:
+                failures += 1
+                if failures >= _ATTEMPTS:
+                    raise
+                time.sleep(min(0.25 * 2**failures, 5))
+                location, done = self._stands(location)
+            finally:
+                body.close()
+            self._report(done)
+        return location
+
+    def _stands(self, location: str) -> tuple[str, int]:
+        """How far the registry got, and where it goes on; from nothing if it does not know."""
+        with suppress(StowageError):
+            response = self._request("GET", location, (204,), {}, retry=True)
+            match = _RANGE.fullmatch(response.headers.get("Range", ""))
+            return self._location(response), int(match[1]) + 1 if match and match[1] != "0" else 0
+        return self._begin(), 0
+
+    def _begin(self) -> str:
+        response = self._request(
+            "POST", f"/v2/{self._repository}/blobs/uploads/", (202,), {"Content-Length": "0"}, retry=True
+        )
+        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
+        if minimum.isdecimal():
+            self._chunk_size = max(_CHUNK, int(minimum))
+        return self._location(response)
+
+    def _location(self, response: Response) -> str:
+        location = response.headers.get("Location", "")
+        parts = urlsplit(location)
+        if not location or (parts.netloc and parts.scheme not in ("http", "https")):
+            raise ServerError(f"{self._transport.host} gave no usable upload location")
+        if parts.netloc and parts.netloc.lower() == urlsplit(self._transport.base).netloc.lower():
+            return urlunsplit(("", "", parts.path, parts.query, ""))
+        return location
+
+    def _request(
+        self, method: str, url: str, expect: tuple[int, ...], headers: dict[str, str],
+        body: _Opened | None = None, retry: bool = False,
+    ) -> Response:  # fmt: skip
+        return self._transport.request(
+            method, url, scope=f"repository:{self._repository}:pull,push", expect=expect, headers=headers, body=body,
+            retry=retry, what=f"{self._name} for {self._repository}",
+        )  # fmt: skip
+
+    def open_body(self, start: int, end: int) -> _Body:
+        """The body of one request."""
+        return _Body(self._source(start), end - start, lambda count: self._report(self._reported + count))
+
+    def _report(self, done: int) -> None:
+        self._progress.advance(self._name, done - self._reported)
+        self._reported = done
+
+
+class _Opened:
+    """A body that is opened afresh for every attempt."""
+
+    def __init__(self, upload: UnnamedUpload, start: int, end: int) -> None:
+        self._upload, self._start, self._end = upload, start, end
+        self._body: _Body | None = None
+
+    def __call__(self) -> _Body:
+        self.close()
+        self._upload._report(self._start)
+        self._body = self._upload.open_body(self._start, self._end)
+        return self._body
+
+    def close(self) -> None:
+        """Let go of the source."""
+        if self._body is not None:
+            self._body.close()
