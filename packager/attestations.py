@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
-from artifact.errors import Malformed
 from artifact.manifest import Manifest, canonical_json
 from artifact.modelconfig import ModelConfig
 from artifact.progress import Progress
 from artifact.repository import Repository
 from artifact.version import __version__
-from packager.checkpoint import Checkpoint, PackFile
-from packager.files import Kind, kind_of
+from packager.checkpoint import Checkpoint
 from packager.findings import RULES, Severity
-from packager.folder import list_files
 from packager.hashing import digests_of
-from packager.hub import SCHEME
-from packager.pack import EPOCH, Options, converts
+from packager.pack import EPOCH, Options, conversion_precision, converts, findings_of
+from packager.production import LLAMA_CPP, Production, imatrix_digest, tools_of
+from packager.storing import check_unchanged
 from supplychain import bom, provenance
 from supplychain.attest import attest
 from supplychain.bom import Training, bill_of_materials
@@ -33,49 +33,43 @@ from supplychain.scan import Scan, ScanFinding
 from supplychain.statement import Statement
 
 SCANNER = "https://stowage.dev/packager"
+OLLAMA = "+ollama"
+"""Ends the layout's name where there is a manifest for Ollama as well."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_TOOLS = {Build.PACK: (), Build.CONVERT: ("numpy",), Build.QUANTIZE: ("numpy", "llama-cpp-python")}
-"""Distributions that have a part in the bytes of an artifact, besides this one."""
 
 
 @dataclass(frozen=True)
 class Packing:
     """What a pack was asked for: the checkpoint as it was opened with `file_filter`, the options, and the URI of who
-    runs it. `sources` are the source's files, if they are not those of the artifact, and `states` what the disk said
-    of each before it was hashed."""
+    runs it. `sources` are the source's files, if they are not those of the artifact."""
 
     checkpoint: Checkpoint
     options: Options
     file_filter: Sequence[str] = ()
     builder: str = provenance.BUILDER
     sources: Sequence[SourceFile] = field(default_factory=tuple)
-    states: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
 
-    def with_sources(self, progress: Progress) -> Packing:
-        """With the source's files hashed, where packing does not do that: before a conversion."""
-        if not converts(self.checkpoint, self.options):
-            return self
-        files = self._files()
-        states = {file.content: _state(file.content) for file in files if isinstance(file.content, Path)}
-        digests = digests_of(files, progress)
-        sources = tuple(SourceFile(file.path, digest) for file, digest in zip(files, digests, strict=True))
-        return replace(self, sources=sources, states=states)
+    @contextmanager
+    def hashing_sources(self, progress: Progress, attested: bool) -> Iterator[Callable[[], Packing]]:
+        """While something else goes on, hash the source's files where packing does not do that: beside a conversion.
+        All of them if they are to be `attested`, else those of which a hub has said what they should be.
 
-    def check_unchanged(self) -> None:
-        """Raise `Malformed` if a source file was written to since it was hashed: what was converted is not known."""
-        for path, before in self.states.items():
-            if not path.exists() or _state(path) != before:
-                raise Malformed(f"{path}: changed while it was packed; pack again when it is still")
-
-    def _files(self) -> list[PackFile]:
-        files = {file.path: file for file in self.checkpoint.files if isinstance(file.content, Path)}
-        if self.file_filter and self.checkpoint.folder is not None:
-            # The converter reads what it needs from the folder, whether or not it is to be packed.
-            for path, location in list_files(self.checkpoint.folder, ())[0].items():
-                kind = kind_of(path)
-                if path not in files and kind in (Kind.CONFIG, Kind.DOC):
-                    files[path] = PackFile.on_disk(path, kind, location)
-        return list(files.values())
+        Yields what waits for the result, to be called before the end. A conversion reads tensors in the order of its
+        result, a digest needs the file's own: each byte is read by both, at about the same time.
+        """
+        files = [file for file in self.checkpoint.sources if attested or file.expected is not None]
+        if not files or not converts(self.checkpoint, self.options):
+            yield lambda: self
+            return
+        cancelled = threading.Event()
+        with ThreadPoolExecutor(1, "hash") as pool:
+            digests = pool.submit(digests_of, files, progress, cancelled)
+            try:
+                yield lambda: replace(
+                    self, sources=tuple(map(SourceFile, [file.path for file in files], digests.result()))
+                )
+            finally:
+                cancelled.set()
 
 
 def attest_pack(repository: Repository, subject: Descriptor, packing: Packing, key: PrivateKey) -> list[Descriptor]:
@@ -84,7 +78,7 @@ def attest_pack(repository: Repository, subject: Descriptor, packing: Packing, k
     Returns the descriptors of the referrers. Everything in them follows from the artifact and `packing`. Raises
     `Malformed` if a source file was written to meanwhile.
     """
-    packing.check_unchanged()
+    check_unchanged(packing.checkpoint.sources)
     descriptor, raw = repository.manifest(subject.digest)
     manifest = Manifest.parse(raw, descriptor.media_type)
     config = _config(manifest, repository.read_blob(manifest.config), packing.checkpoint)
@@ -108,21 +102,26 @@ def provenance_of(packing: Packing, manifest: Manifest, config: ModelConfig) -> 
     """How the artifact was made. Format and precision are what came out: stated, they give the same bytes again."""
     checkpoint, options = packing.checkpoint, packing.options
     build = _build(packing, config)
-    from_hub = checkpoint.place.startswith(SCHEME)
+    origin = checkpoint.origin
     return Provenance(
         build=build,
         # Where files lay on this machine's disk means nothing elsewhere, and is nobody's business.
-        source=checkpoint.place.rpartition("@")[0] if from_hub else provenance.LOCAL,
-        source_url=checkpoint.description.source_url if from_hub else "",
-        revision=checkpoint.description.revision if from_hub else "",
+        source=origin.source if origin else provenance.LOCAL,
+        source_url=origin.url if origin else "",
+        revision=origin.revision if origin else "",
         format=config.format,
-        precision=config.precision,
-        layout=options.layout,
+        # What was asked for: asked for again, it gives the same bytes, whatever they are called.
+        precision=conversion_precision(checkpoint, options) if build is not Build.PACK else config.precision,
+        layout=options.layout + (OLLAMA if options.ollama else ""),
+        base=str(options.base or ""),
         created=options.created,
         file_filter=tuple(packing.file_filter),
         allowed=tuple(options.allowed),
-        files=packing.sources or _sources(checkpoint, manifest),
-        tools={"stowage": __version__} | {name: found for name in _TOOLS[build] if (found := _version(name))},
+        files=(*(packing.sources or _sources(checkpoint, manifest)), *_imatrix(options.production)),
+        imatrix=next((file.path for file in _imatrix(options.production)), ""),
+        converter=LLAMA_CPP if options.production.converter == LLAMA_CPP else "",
+        split_max_size=options.production.split_max_size,
+        tools={"stowage": __version__} | _tools(packing),
         builder=packing.builder,
         builder_version={"stowage": __version__},
         finished=_stated(options.created),
@@ -140,9 +139,9 @@ def scan_of(packing: Packing) -> Scan:
             finding.message,
             finding.severity is Severity.ERROR and finding.code in allowed,
         )
-        for finding in packing.checkpoint.findings
+        for finding in findings_of(packing.checkpoint, packing.options)
     ]
-    return Scan(SCANNER, __version__, RULES.keys(), findings)
+    return Scan(SCANNER, __version__, [code for code, rule in RULES.items() if rule.at_pack], findings)
 
 
 def _config(manifest: Manifest, raw: bytes, checkpoint: Checkpoint) -> ModelConfig:
@@ -168,18 +167,29 @@ def _build(packing: Packing, config: ModelConfig) -> Build:
 def _sources(checkpoint: Checkpoint, manifest: Manifest) -> tuple[SourceFile, ...]:
     """The source's files with the digests the artifact's layers have: packed as they are, they were hashed once."""
     digests = {layer.annotations[mediatypes.FILEPATH]: layer.digest for layer in manifest.layers}
-    files = [file.path for file in checkpoint.files if isinstance(file.content, Path)]
-    return tuple(SourceFile(path, digests[path]) for path in files)
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple(SourceFile(file.path, digests[file.path]) for file in checkpoint.sources)
 
 
 def _stated(created: str) -> str:
     """A time somebody stated; empty for the one that stands for none."""
     return "" if created == EPOCH else created
+
+
+def _imatrix(production: Production) -> tuple[SourceFile, ...]:
+    """The importance matrix as one more file the artifact was made from, apart from the model's own."""
+    digest = imatrix_digest(production)
+    if digest is None or production.imatrix is None:
+        return ()
+    return (SourceFile(f"imatrix/{production.imatrix.name}", digest),)
+
+
+def _tools(packing: Packing) -> dict[str, str]:
+    """The programs that have a part in the bytes of the artifact, besides this one."""
+    checkpoint, options = packing.checkpoint, packing.options
+    if not converts(checkpoint, options):
+        return {}
+    precision = conversion_precision(checkpoint, options)
+    return {"numpy": _version("numpy")} | tools_of(checkpoint, precision, options.production)
 
 
 def _version(distribution: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from artifact.source import Source, bytes_source, file_source
+from artifact.digest import Digest
+from artifact.source import Source
 from artifact.weights.precision import Facts, size_label
 from artifact.weights.tensor import WeightFile
+from packager.content import Content, OnDisk, Stored
 from packager.description import Description
 from packager.files import ORDER, Kind
 from packager.findings import Finding
@@ -15,36 +16,51 @@ from packager.findings import Finding
 CHAT_TEMPLATE = "chat_template.jinja"
 """Where an artifact has its chat template: the one top-level ``*.jinja`` that engines look for."""
 
+ADAPTER_SUFFIX = "-lora"
+"""Ends the canonical tag of an adapter."""
+
 
 @dataclass(frozen=True)
 class PackFile:
-    """One file of the artifact: its path there, and its content on disk or in memory. `size` is in bytes."""
+    """One file of the artifact: its path there, and its content. `expected` is the digest that somebody else (a hub)
+    says it has; the bytes are checked against it when they are read. `size` is in bytes."""
 
     path: str
     kind: Kind
-    content: Path | bytes
-    size: int
+    content: Content
+    expected: Digest | None = None
 
-    @classmethod
-    def on_disk(cls, path: str, kind: Kind, location: Path) -> PackFile:
-        """The file at `location`."""
-        return cls(path, kind, location, location.stat().st_size)
-
-    @classmethod
-    def in_memory(cls, path: str, kind: Kind, data: bytes) -> PackFile:
-        """A file made of `data`."""
-        return cls(path, kind, data, len(data))
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        return self.content.size
 
     @property
     def source(self) -> Source:
         """Its bytes."""
-        return bytes_source(self.content) if isinstance(self.content, bytes) else file_source(self.content)
+        return self.content.source
+
+    @property
+    def from_source(self) -> bool:
+        """Whether the source has this very file; False for one that was made for the artifact."""
+        return isinstance(self.content, OnDisk | Stored)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint came from, if not from this machine's disk: what to name to get it again, the page about it
+    if there is one, and the commit or the manifest's digest that says which state of it."""
+
+    source: str
+    url: str
+    revision: str
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as it was found. `place` is how the user named it, `folder` where a converter can read it (None for
-    GGUF files), `files` what an artifact of it holds, in the order of its layers."""
+    """A model as it was found. `place` is how the user named it, `files` what an artifact of it holds, in the order of
+    its layers; `weights` are the headers of the model's own weight files among them, in that order. An `adapter` is no
+    model by itself."""
 
     place: str
     files: tuple[PackFile, ...]
@@ -53,7 +69,8 @@ class Checkpoint:
     description: Description
     chat_template: str | None
     findings: tuple[Finding, ...]
-    folder: Path | None = None
+    origin: Origin | None = None
+    adapter: bool = False
 
     @property
     def name(self) -> str:
@@ -61,10 +78,10 @@ class Checkpoint:
         stated = self.description.name
         return stated or f"{self.description.architecture or 'model'}-{size_label(self.facts.parameters)}"
 
-    def with_origin(self, place: str, source_url: str, revision: str, name: str) -> Checkpoint:
-        """The checkpoint, known to come from a public place, where it is called `name`."""
-        description = replace(self.description, source_url=source_url, revision=revision, name=name)
-        return replace(self, place=place, description=description)
+    @property
+    def sources(self) -> tuple[PackFile, ...]:
+        """The files of the source among `files`."""
+        return tuple(file for file in self.files if file.from_source)
 
 
 def in_order(files: list[PackFile]) -> tuple[PackFile, ...]:

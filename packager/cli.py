@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,23 +12,30 @@ import typer
 from rich.console import Console
 
 from artifact.descriptor import Descriptor
-from artifact.errors import DigestMismatch, InvalidInput, StowageError
+from artifact.errors import DigestMismatch, InvalidInput
 from artifact.locate import local_repository, open_repository, resolve
 from artifact.reference import Reference, is_host
 from artifact.remote.credentials import Credentials
 from artifact.remote.transport import Transport
 from artifact.repository import Repository
-from artifact.terminal import note, print_json, progress_bars, run
+from artifact.terminal import VersionOption, note, print_json, progress_bars, run
 from artifact.transfer import copy_artifact
-from artifact.version import __version__
+from packager.adapter import bound
 from packager.attest import attest_command
 from packager.attestations import Packing, attest_pack
 from packager.checkpoint import Checkpoint
+from packager.compared import diff_command
 from packager.findings import Severity, check_allowed
 from packager.inspect import card_of, card_of_artifact, show
-from packager.pack import Options, check, conversion_precision, converts, created_at, pack
+from packager.ollama import SUFFIX
+from packager.pack import Options, check, conversion_precision, converts, created_at, findings_of, pack
+from packager.packed import open_packed, paths_of, sibling_of
+from packager.production import LLAMA_CPP, OWN, Production, size_of
 from packager.prompt import key_password, prompt
-from packager.source import is_source, open_source
+from packager.quantize.command import QuantizerOption, imatrix_command
+from packager.rebuild import verify_command
+from packager.source import is_reference, is_source, open_artifact, open_source
+from packager.storing import Named
 from supplychain import keys
 from supplychain.keys import PrivateKey
 from supplychain.predicate import check_uri
@@ -58,6 +66,13 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
 
 
+class Converter(StrEnum):
+    """Programs that convert a checkpoint."""
+
+    OWN = OWN
+    LLAMA_CPP = LLAMA_CPP
+
+
 class Layout(StrEnum):
     """Ways an artifact can be written."""
 
@@ -70,24 +85,16 @@ def main() -> NoReturn:
     run(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"packager {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
+@app.callback(epilog="Example: packager pack ./checkpoint registry.example/team/model --push --sign team.key")
+def _root(version: VersionOption = False) -> None: ...
 
 
 @app.command("inspect")
 def inspect_command(
     source: Annotated[str, typer.Argument(help="A folder, a .gguf file, hf://ORG/NAME@REV, or a reference.")],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read all weights: numbers that are none, zeros, duplicates.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     file_filter: FileFilter = None,
     plain_http: PlainHttp = False,
@@ -96,11 +103,19 @@ def inspect_command(
 
     Example: packager inspect ./SmolLM2-135M-Instruct
     """
-    if is_source(source) or not _is_reference(source):
-        card = card_of(open_source(source, file_filter or ()))
+    if is_source(source) or not is_reference(source):
+        opened = open_source(source, file_filter or ())
+        card, checkpoint = card_of(opened), opened if deep else None
     else:
         reference = Reference.parse(source)
-        card = card_of_artifact(open_repository(reference, plain_http=plain_http), reference)
+        packed = open_packed(open_repository(reference, plain_http=plain_http), reference)
+        card = card_of_artifact(packed)
+        checkpoint = open_artifact(packed, file_filter or ()) if deep else None
+    if checkpoint is not None:
+        from packager.deep import deep_findings  # numpy takes a while to load
+
+        with progress_bars() as progress:
+            card = card.with_findings(deep_findings(checkpoint, progress))
     if json:
         print_json(card.to_json())
     else:
@@ -109,10 +124,23 @@ def inspect_command(
 
 @app.command("pack")
 def pack_command(
-    source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file, or hf://ORG/NAME@REV.")],
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file, hf://ORG/NAME@REV, or REF.")],
     ref: Annotated[str, typer.Argument(metavar="REF", help="Where to: HOST/NAME[:TAG], NAME[:TAG] or oci:PATH[:TAG].")],
     format: Annotated[Format | None, typer.Option(help="Weight format; by default what SOURCE is.")] = None,
-    precision: Annotated[str | None, typer.Option(metavar="TYPE", help="F32, F16, BF16, Q8_0 ...")] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="F32, F16, BF16, Q8_0, or one that llama.cpp makes: Q4_K_M ...")
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Quantise by this importance matrix (packager imatrix).")
+    ] = None,
+    quantizer: QuantizerOption = "",
+    converter: Annotated[Converter, typer.Option(help="Who converts a checkpoint.")] = Converter.OWN,
+    converter_path: Annotated[
+        str, typer.Option(metavar="FOLDER", help="The environment that holds llama.cpp's converter.")
+    ] = "",
+    split_max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Cut GGUF into files of at most SIZE: 500M, 4G.")
+    ] = None,
     layout: Annotated[Layout, typer.Option(help="How the artifact is written.")] = Layout.MODELPACK,
     file_filter: FileFilter = None,
     created: Annotated[
@@ -123,6 +151,10 @@ def pack_command(
         str | None,
         typer.Option("--sign", metavar="KEY", help="Sign with this private key, and attest provenance, BOM and scan."),
     ] = None,
+    base: Annotated[str | None, typer.Option(metavar="REF", help="For an adapter: the packed model it is for.")] = None,
+    ollama: Annotated[
+        bool, typer.Option("--ollama", help="Add a manifest for Ollama over the same GGUF blob, under TAG-ollama.")
+    ] = False,
     builder: Annotated[
         str, typer.Option(metavar="URI", envvar="STOWAGE_BUILDER", help="Who builds, as the provenance says.")
     ] = BUILDER,
@@ -135,21 +167,26 @@ def pack_command(
     """
     target = _target(ref, push)
     options = Options(
-        format.value if format else None, precision, layout.value, created_at(created), check_allowed(allow or ())
-    )
+        format.value if format else None, precision, layout.value, created_at(created), check_allowed(allow or ()),
+        ollama=ollama,
+        production=Production(imatrix, quantizer, converter.value, converter_path, size_of(split_max_size)),
+    )  # fmt: skip
     check_uri(builder, "--builder")
     key = PrivateKey.load(sign_key, key_password) if sign_key else None
-    checkpoint = open_source(source, file_filter or ())
+    checkpoint = open_source(source, file_filter or (), plain_http=plain_http)
+    if base is not None:
+        checkpoint, digest = bound(checkpoint, base, plain_http=plain_http)
+        options = replace(options, base=digest)
     _tell(checkpoint, options, target.tag)
-    repository = open_repository(target, plain_http=plain_http) if push or target.host is None else None
+    here = not push and target.host is not None
+    repository = local_repository(target) if here else open_repository(target, plain_http=plain_http)
     packing = Packing(checkpoint, options, file_filter or (), builder)
-    with progress_bars() as progress:
-        if key is not None:
-            packing = packing.with_sources(progress)
-        descriptor, tag = pack(checkpoint, repository or local_repository(target), target.tag, options, progress)
+    with progress_bars() as progress, packing.hashing_sources(progress, key is not None) as hashed:
+        descriptor, tag = pack(checkpoint, repository, target.tag, options, progress, confirm=hashed)
+        packing = hashed()
     if key is not None:
-        attest_pack(repository or local_repository(target), descriptor, packing, key)
-        sign(repository or local_repository(target), descriptor, key, created=options.created)
+        attest_pack(repository, descriptor, packing, key)
+        sign(repository, descriptor, key, created=options.created)
         note(f"attested and signed with the key {key.public.hint}")
     if target.host is not None and not push:
         note(f"kept in the local store: packager push {target.with_tag(tag)} sends it")
@@ -168,12 +205,12 @@ def _target(ref: str, push: bool) -> Reference:
 def _tell(checkpoint: Checkpoint, options: Options, tag: str | None) -> None:
     """Refuse what must be refused; say the rest on stderr, with what was filled in for the user."""
     check(checkpoint, options, tag)
-    for finding in checkpoint.findings:
+    for finding in findings_of(checkpoint, options):
         note(f"{'allowed' if finding.severity is Severity.ERROR else finding.severity}: {finding}")
     facts = checkpoint.facts
     held = f"{facts.parameters:,} parameters, {facts.precision} {facts.format}"
     if converts(checkpoint, options):
-        note(f"{checkpoint.name}: {held}, converting to {conversion_precision(checkpoint, options)} {options.format}")
+        note(f"{checkpoint.name}: {held}, converting to {conversion_precision(checkpoint, options)} gguf")
     else:
         note(f"{checkpoint.name}: {held}, packed as it is")
 
@@ -211,7 +248,10 @@ def push_command(
         raise DigestMismatch(f"{src} is {descriptor.digest}, not the {target_reference.digest} that {dst} states")
     tag = target_reference.tag or source_reference.tag
     with progress_bars() as progress:
-        copy_artifact(source, target, descriptor.digest, tag=tag, progress=progress, referrers=all_referrers)
+        named = Named(progress, paths_of(source, descriptor))
+        if tag and (sibling := sibling_of(source, descriptor)):
+            copy_artifact(source, target, sibling, tag=tag + SUFFIX, progress=named)
+        copy_artifact(source, target, descriptor.digest, tag=tag, progress=named, referrers=all_referrers)
     _print_result(target_reference.with_tag(tag), descriptor)
 
 
@@ -242,6 +282,9 @@ def sign_command(
 
 
 app.command("attest")(attest_command)
+app.command("diff")(diff_command)
+app.command("verify")(verify_command)
+app.command("imatrix")(imatrix_command)
 
 
 @app.command("keygen")
@@ -301,17 +344,6 @@ def logout_command(host: Annotated[str, typer.Argument(metavar="HOST", help="The
 def _check_host(host: str) -> None:
     if not is_host(host):
         raise InvalidInput(f"not a registry host: {host[:80]!r} (want HOST or HOST:PORT, without https://)")
-
-
-def _is_reference(text: str) -> bool:
-    """Whether a SOURCE that is no existing path can be meant as a reference rather than as a path."""
-    if text.startswith((".", "/", "~")) or text.endswith((".gguf", ".safetensors", "/")):
-        return False
-    try:
-        reference = Reference.parse(text)
-    except StowageError:
-        return False
-    return not reference.is_local or reference.tag is not None or reference.digest is not None
 
 
 def _print_result(reference: Reference, descriptor: Descriptor) -> None:

@@ -33,7 +33,8 @@ SPDX = {
 @dataclass(frozen=True)
 class Description:
     """What the metadata states; empty where it states nothing. `context_length` is in tokens; `task` is a word such
-    as ``text-generation``, `datasets` are names of what the model was trained on."""
+    as ``text-generation``, `inputs` what it reads (``text``, ``image``, ``audio``), `datasets` are names of what the
+    model was trained on."""
 
     name: str = ""
     architecture: str = ""
@@ -42,6 +43,7 @@ class Description:
     source_url: str = ""
     revision: str = ""
     task: str = ""
+    inputs: tuple[str, ...] = ("text",)
     datasets: tuple[str, ...] = ()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from artifact.errors import InvalidInput
+from artifact.filetypes import is_source_name
 
 
 class Kind(StrEnum):
@@ -22,13 +23,11 @@ class Kind(StrEnum):
 ORDER = (Kind.WEIGHT, Kind.CONFIG, Kind.CODE, Kind.DOC)
 """The order of layers: by kind, then by path."""
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
 PICKLE_MAGIC = re.compile(rb"\x80[\x02-\x05]")
 """How a pickle of protocol 2 and later begins."""
 
 _WEIGHTS = (".safetensors", ".gguf")
 _CONFIGS = (".json", ".txt", ".model", ".jinja", ".yaml", ".yml", ".tiktoken", ".vocab", ".merges")
-_CODE = (".py", ".pyi", ".ipynb")
 _DOCS = re.compile(
     r"(?:readme|licen[cs]e|notice|copying|use_policy|model_card|copyright)(?:[._-].*)?|.*\.md", re.IGNORECASE
 )
@@ -44,21 +43,27 @@ def kind_of(path: str) -> Kind | None:
         return None
     if lower.endswith(_WEIGHTS):
         return Kind.WEIGHT
-    if lower.endswith(_CODE):
+    if is_source_name(name):
         return Kind.CODE
     if _DOCS.fullmatch(name):
         return Kind.DOC
     return Kind.CONFIG if lower.endswith(_CONFIGS) else None
 
 
-def is_pickle_name(path: str) -> bool:
-    """Whether the name is one under which pickles are kept."""
-    return path.lower().endswith(PICKLE_SUFFIXES)
-
-
 def is_license(path: str) -> bool:
     """Whether the file is a licence text."""
     return _LICENSE.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def is_projector(path: str) -> bool:
+    """Whether the name is one under which llama.cpp keeps a projector (what turns images or sound into embeddings)."""
+    return path.endswith(".gguf") and "mmproj" in path.rpartition("/")[2].lower()
+
+
+def is_gguf_folder(paths: Collection[str]) -> bool:
+    """Whether these files are a model in GGUF: one beside safetensors is a copy of what they hold."""
+    top = [path for path in paths if "/" not in path]
+    return any(path.endswith(".gguf") for path in top) and not any(path.endswith(".safetensors") for path in top)
 
 
 def shards_of(name: str) -> tuple[str, ...] | None:

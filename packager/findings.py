@@ -19,16 +19,19 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What a code stands for. `allowable`: whether ``--allow`` may wave it through."""
+    """What a code stands for. `allowable`: whether ``--allow`` may wave it through. `at_pack`: whether it is looked for
+    when a checkpoint is packed."""
 
     severity: Severity
     meaning: str
     allowable: bool = True
+    at_pack: bool = True
 
 
 RULES = {
     "pickle": Rule(Severity.ERROR, "a pickle, which runs code when it is loaded", allowable=False),
     "tag-mismatch": Rule(Severity.ERROR, "a tag, or a stated precision, that the bytes do not hold", allowable=False),
+    "requantized": Rule(Severity.ERROR, "weights that are quantised already, to be quantised again"),
     "python-code": Rule(Severity.ERROR, "Python source, which an engine may run"),
     "auto-map": Rule(Severity.ERROR, "a configuration that names Python code to run (auto_map)"),
     "template-unsafe": Rule(Severity.ERROR, "a chat template that reaches for Python's internals or other files"),
@@ -39,6 +42,14 @@ RULES = {
     "context-length": Rule(Severity.WARNING, "context lengths that contradict each other"),
     "index-incomplete": Rule(Severity.WARNING, "tensors in a shard that the index does not name"),
     "file-type-mismatch": Rule(Severity.WARNING, "a general.file_type that the tensors do not bear out"),
+    "tensor-nonfinite": Rule(
+        Severity.ERROR, "weights that are infinite or no numbers (looked for with --deep)", at_pack=False
+    ),
+    "tensor-zero": Rule(Severity.WARNING, "a matrix of nothing but zeros (looked for with --deep)", at_pack=False),
+    "tensor-duplicate": Rule(
+        Severity.WARNING, "two matrices with the same content (looked for with --deep)", at_pack=False
+    ),
+    "unreadable": Rule(Severity.WARNING, "an artifact that could not be packed again as it is", at_pack=False),
     "file-skipped": Rule(Severity.INFO, "a file or folder that is not packed"),
 }
 """Every code."""

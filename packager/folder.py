@@ -9,6 +9,7 @@ from pathlib import Path
 from artifact.errors import Malformed
 from artifact.filepath import checked_path
 from artifact.manifest import load_json
+from packager.content import Content, OnDisk
 from packager.files import is_filtered_out
 from packager.findings import Finding
 
@@ -16,15 +17,15 @@ _MODULES = "modules.json"
 """Names the subfolders of a sentence-transformers model."""
 
 
-def list_files(folder: Path, globs: Sequence[str]) -> tuple[dict[str, Path], list[Finding]]:
-    """Path in the artifact to path on disk, sorted; and what was left out.
+def list_files(folder: Path, globs: Sequence[str]) -> tuple[dict[str, Content], list[Finding]]:
+    """Path in the artifact to content, sorted; and what was left out.
 
     Listed are the files of the folder itself and of the subfolders its modules.json names. Hidden files and files
     that `globs` leave out are passed over. Raises `Malformed` on a symbolic link that leaves the folder (links of a
     Hugging Face cache into its ``blobs`` do not), and on anything that is not a regular file.
     """
     roots = _roots(folder)
-    found: dict[str, Path] = {}
+    found: dict[str, Content] = {}
     skipped: list[Finding] = []
     modules = _module_folders(folder)
     for name in sorted(entry.name for entry in folder.iterdir()):
@@ -40,9 +41,9 @@ def list_files(folder: Path, globs: Sequence[str]) -> tuple[dict[str, Path], lis
             for inner in sorted(entry.name for entry in path.iterdir()):
                 relative = f"{name}/{inner}"
                 if not inner.startswith(".") and not is_filtered_out(relative, globs) and not (path / inner).is_dir():
-                    found[checked_path(relative)] = _regular(path / inner, roots)
+                    found[checked_path(relative)] = OnDisk(_regular(path / inner, roots))
         else:
-            found[name] = _regular(path, roots)
+            found[name] = OnDisk(_regular(path, roots))
     return found, skipped
 
 

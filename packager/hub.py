@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from artifact.digest import Digest
 from artifact.errors import InvalidInput, NotFound, ServerError, Unauthorized, Unreachable
-from packager.files import is_filtered_out, kind_of
+from packager.files import is_filtered_out, is_gguf_folder, kind_of
+from packager.gguffile import model_of
 
 SCHEME = "hf://"
 
@@ -37,37 +39,51 @@ class HubModel:
 @dataclass(frozen=True)
 class Snapshot:
     """A model in the hub client's cache. `globs` match exactly the files that belong to it: the folder may hold
-    others, from other uses of the cache."""
+    others, from other uses of the cache. `digests` are those the hub has of its large files."""
 
     folder: Path
     url: str
     commit: str
     globs: tuple[str, ...]
+    digests: Mapping[str, Digest]
 
 
 def snapshot(model: HubModel, globs: Sequence[str] = ()) -> Snapshot:
     """Fetch what would be packed of `model`.
 
-    Weights of other frameworks are not fetched. The hub is ``$HF_ENDPOINT`` if set; the hub client checks each file
-    against the hub's own checksum. Raises `NotFound`, `Unauthorized`, `Unreachable`, `ServerError`.
+    Weights of other frameworks are not fetched. The hub is ``$HF_ENDPOINT`` if set. Its client checks the sizes of what
+    it fetches; the digests are checked when the files are packed. Raises `NotFound`, `Unauthorized`, `Unreachable`,
+    `ServerError`.
     """
     from huggingface_hub import HfApi, snapshot_download  # takes a while to load, and only hub models need it
 
     api = HfApi()
     try:
-        info = api.model_info(model.repository, revision=model.revision)
+        info = api.model_info(model.repository, revision=model.revision, files_metadata=True)
         commit = info.sha or ""
         if not _COMMIT.fullmatch(commit):
             raise ServerError(f"{SCHEME}{model.repository}: the hub names no commit for {model.revision!r}")
         names = [item.rfilename for item in info.siblings or []]
         wanted = [name for name in names if _is_wanted(name, names) and not is_filtered_out(name, globs)]
+        if is_gguf_folder(wanted):
+            model_of(f"{SCHEME}{model.repository}", wanted)  # before any of several is downloaded
+        else:
+            wanted = [name for name in wanted if not name.endswith(".gguf")]
         if not wanted:
             raise NotFound(f"{SCHEME}{model.repository}@{model.revision}: nothing in it can be packed")
         patterns = tuple(_literal(name) for name in wanted)
         folder = snapshot_download(model.repository, revision=commit, allow_patterns=list(patterns))
     except Exception as error:
         raise _told(error, model) from error
-    return Snapshot(Path(folder), f"{api.endpoint}/{model.repository}", commit, patterns)
+    digests = {item.rfilename: _digest(item.lfs.sha256) for item in info.siblings or [] if item.lfs is not None}
+    return Snapshot(Path(folder), f"{api.endpoint}/{model.repository}", commit, patterns, digests)
+
+
+def _digest(hexadecimal: str) -> Digest:
+    try:
+        return Digest("sha256", hexadecimal)
+    except InvalidInput:
+        raise ServerError(f"the hub names a file by something that is no SHA-256: {hexadecimal[:80]!r}") from None
 
 
 def _is_wanted(name: str, names: list[str]) -> bool:

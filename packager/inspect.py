@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,28 +14,13 @@ from rich.text import Text
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import Malformed
-from artifact.filepath import checked_paths
-from artifact.locate import resolve
-from artifact.manifest import Manifest
-from artifact.modelconfig import ModelConfig
-from artifact.reference import Reference
-from artifact.repository import Repository
-from artifact.weights import gguf, safetensors
+from artifact.errors import InvalidInput, Malformed, NotFound
 from artifact.weights.precision import Facts, disagreement, facts_of
-from artifact.weights.tensor import WeightFile
-from packager.checkpoint import CHAT_TEMPLATE, Checkpoint
+from packager.checkpoint import ADAPTER_SUFFIX, CHAT_TEMPLATE, Checkpoint
 from packager.findings import Finding, Severity
-from packager.template import template_findings
+from packager.packed import Packed
+from packager.source import open_artifact
 
-_MAX_TEMPLATE_BLOB = 4 * 1024 * 1024
-_UNNAMED = {
-    mediatypes.DOCKER_GGUF: "model.gguf",
-    mediatypes.DOCKER_MMPROJ: "mmproj.gguf",
-    mediatypes.DOCKER_CHAT_TEMPLATE: CHAT_TEMPLATE,
-    mediatypes.DOCKER_LICENSE: "LICENSE",
-}
-"""What the layers of Docker's earlier artifacts are, which have no paths."""
 _BAR = 28
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
@@ -52,7 +37,8 @@ class FileLine:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything `inspect` reports. `digest` is that of an artifact's manifest; a checkpoint has none."""
+    """Everything `inspect` reports. `digest` is that of an artifact's manifest, `base` that of the model an adapter is
+    for; a checkpoint has none."""
 
     place: str
     name: str
@@ -67,6 +53,17 @@ class Card:
     files: tuple[FileLine, ...]
     findings: tuple[Finding, ...]
     digest: Digest | None = None
+    base: str = ""
+    adapter: bool = False
+
+    @property
+    def tag(self) -> str:
+        """The canonical tag."""
+        return self.facts.tag + (ADAPTER_SUFFIX if self.adapter else "")
+
+    def with_findings(self, findings: Sequence[Finding]) -> Card:
+        """The card with more findings."""
+        return replace(self, findings=(*self.findings, *findings))
 
     def to_json(self) -> dict[str, Any]:
         """The card for scripts."""
@@ -78,13 +75,14 @@ class Card:
             "format": self.facts.format,
             "precision": self.facts.precision,
             "parameters": self.facts.parameters,
-            "tag": self.facts.tag,
+            "tag": self.tag,
             "tensors": self.tensors,
             "shares": [{"type": name, "share": round(share, 6)} for name, share in self.facts.shares],
             "contextLength": self.context_length,
             "licenses": list(self.licenses),
             "sourceURL": self.source_url,
             "revision": self.revision,
+            "base": self.base or None,
             "chatTemplate": self.chat_template,
             "files": [
                 {"path": file.path, "kind": file.kind, "size": file.size}
@@ -111,24 +109,20 @@ def card_of(checkpoint: Checkpoint) -> Card:
         chat_template=checkpoint.chat_template is not None,
         files=tuple(FileLine(file.path, file.kind, file.size) for file in checkpoint.files),
         findings=checkpoint.findings,
+        adapter=checkpoint.adapter,
     )
 
 
-def card_of_artifact(repository: Repository, reference: Reference) -> Card:
-    """The card of an artifact, from its manifest, its config and the headers of its weight files; a registry is asked
-    for no more of them than that.
+def card_of_artifact(packed: Packed) -> Card:
+    """The card of an artifact, from its manifest, its configurations and the headers of its weight files; a registry is
+    asked for no more than that.
 
-    Raises `NotFound`, `DigestMismatch`, and `Malformed` if it is no model or contradicts itself.
+    Raises `Malformed` if it contradicts itself.
     """
-    descriptor, raw = repository.manifest(resolve(repository, reference).digest)
-    manifest = Manifest.parse(raw, descriptor.media_type)
-    config = ModelConfig.read(manifest, repository.read_blob(manifest.config))
-    layers = dict(zip(checked_paths([_path(layer) for layer in manifest.layers]), manifest.layers, strict=True))
-    weights = [_header(repository, path, layer) for path, layer in layers.items() if _is_weight(path)]
+    config, weights = packed.config, list(packed.weights().values())
     facts = facts_of(weights)
-    template = layers.get(CHAT_TEMPLATE)
     return Card(
-        place=f"{reference.repository}" + (f":{reference.tag}" if reference.tag else ""),
+        place=packed.place,
         name=config.name,
         architecture=config.architecture,
         context_length=config.context_length,
@@ -137,23 +131,13 @@ def card_of_artifact(repository: Repository, reference: Reference) -> Card:
         revision=config.revision,
         facts=facts,
         tensors=sum(len(file.tensors) for file in weights),
-        chat_template=template is not None,
-        files=tuple(FileLine(path, _kind(layer), layer.size, layer.digest) for path, layer in layers.items()),
-        findings=tuple(_artifact_findings(repository, reference, config, facts, template)),
-        digest=descriptor.digest,
+        chat_template=CHAT_TEMPLATE in packed.layers,
+        files=tuple(FileLine(path, _kind(layer), layer.size, layer.digest) for path, layer in packed.layers.items()),
+        findings=(*_contradictions(packed, facts), *_content_findings(packed)),
+        digest=packed.descriptor.digest,
+        base=packed.manifest.annotations.get(mediatypes.BASE, ""),
+        adapter=mediatypes.BASE in packed.manifest.annotations,
     )
-
-
-def _path(layer: Descriptor) -> str:
-    path = layer.annotations.get(mediatypes.FILEPATH) or layer.annotations.get(mediatypes.TITLE)
-    path = path or _UNNAMED.get(layer.media_type)
-    if path is None:
-        raise Malformed(f"layer {layer.digest.short} ({layer.media_type}) has no file path")
-    return path
-
-
-def _is_weight(path: str) -> bool:
-    return path.endswith((".gguf", ".safetensors")) and "mmproj" not in path
 
 
 def _kind(layer: Descriptor) -> str:
@@ -161,29 +145,32 @@ def _kind(layer: Descriptor) -> str:
     return word.removesuffix(".v1.raw")
 
 
-def _header(repository: Repository, path: str, layer: Descriptor) -> WeightFile:
-    read = gguf.read_source if path.endswith(".gguf") else safetensors.read_source
-    return read(lambda offset: repository.open_blob(layer, offset), layer.size, path)
-
-
-def _artifact_findings(
-    repository: Repository, reference: Reference, config: ModelConfig, facts: Facts, template: Descriptor | None
-) -> list[Finding]:
-    found = []
-    against = disagreement(reference.tag, facts) if reference.tag else None
+def _contradictions(packed: Packed, facts: Facts) -> Iterator[Finding]:
+    """Where tag, config and annotations say other than the bytes do."""
+    config, tag = packed.config, packed.reference.tag
+    against = disagreement(tag, facts) if tag else None
     if against:
-        found.append(Finding("tag-mismatch", against))
+        yield Finding("tag-mismatch", against)
     for what, stated, held in (
         ("format", config.format, facts.format),
         ("precision", config.precision, facts.precision),
         ("parameters", config.parameters, facts.parameters),
     ):
         if stated and stated != held:
-            found.append(Finding("tag-mismatch", f"the artifact states {what} {stated}, the bytes are {held}"))
-    if template is not None:
-        text = repository.read_blob(template, _MAX_TEMPLATE_BLOB).decode("utf-8", "replace")
-        found += template_findings(text, CHAT_TEMPLATE)
-    return found
+            yield Finding("tag-mismatch", f"the artifact states {what} {stated}, the bytes are {held}")
+
+
+def _content_findings(packed: Packed) -> Iterator[Finding]:
+    """What was to be said when it was packed, or would have been."""
+    try:
+        checkpoint = open_artifact(packed)
+    except (InvalidInput, Malformed, NotFound) as error:
+        yield Finding("unreadable", str(error))
+        return
+    yield from checkpoint.findings
+    stated, held = packed.config.context_length, checkpoint.description.context_length
+    if stated and held and stated != held:
+        yield Finding("context-length", f"the artifact states a context of {stated}, its files {held}")
 
 
 def show(card: Card, console: Console) -> None:
@@ -203,9 +190,10 @@ def _summary(card: Card) -> Table:
         "source": card.place,
         "digest": str(card.digest or ""),
         "origin": f"{card.source_url} {card.revision}".strip(),
+        "adapter for": card.base,
         "architecture": card.architecture or "not stated",
         "parameters": f"{facts.parameters:,} in {card.tensors:,} tensors",
-        "precision": f"{facts.precision} ({facts.format}), canonical tag {facts.tag}",
+        "precision": f"{facts.precision} ({facts.format}), canonical tag {card.tag}",
         "context": f"{card.context_length:,} tokens" if card.context_length else "not stated",
         "licence": ", ".join(card.licenses) or "not stated",
         "chat template": "yes" if card.chat_template else "none",
@@ -227,8 +215,9 @@ def _shares(facts: Facts) -> Table:
 
 def _files(files: Sequence[FileLine]) -> Table:
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
     for file in files:
-        digest = Text(file.digest.short if file.digest else "", style="dim")
+        digest = Text(file.digest.hex[:12] if file.digest else "", style="dim")
         table.add_row(_text(file.path), Text(file.kind, style="dim"), Text(f"{file.size:,}", justify="right"), digest)
     return table
 

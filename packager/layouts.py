@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from artifact import mediatypes
@@ -16,7 +16,7 @@ from artifact.digest import Digest
 from artifact.manifest import Manifest, canonical_json
 from artifact.modelconfig import ModelConfig
 from packager.checkpoint import CHAT_TEMPLATE, PackFile
-from packager.files import Kind, is_license
+from packager.files import Kind, is_license, is_projector
 
 _MODELPACK_TYPES = {
     Kind.WEIGHT: mediatypes.MODEL_WEIGHT,
@@ -39,6 +39,10 @@ class Sealed:
     def raw(self) -> bytes:
         """The manifest's bytes."""
         return self.manifest.to_bytes()
+
+    def with_annotation(self, key: str, value: str) -> Sealed:
+        """The artifact with one more annotation on its manifest."""
+        return replace(self, manifest=replace(self.manifest, annotations={**self.manifest.annotations, key: value}))
 
     @property
     def digest(self) -> Digest:
@@ -113,6 +117,8 @@ def layer_annotations(file: PackFile) -> dict[str, str]:
 
 def _docker_type(file: PackFile) -> str:
     if file.kind is Kind.WEIGHT:
+        if is_projector(file.path):
+            return mediatypes.DOCKER_MMPROJ
         return mediatypes.DOCKER_GGUF if file.path.endswith(".gguf") else mediatypes.DOCKER_SAFETENSORS
     if file.path == CHAT_TEMPLATE:
         return mediatypes.DOCKER_CHAT_TEMPLATE

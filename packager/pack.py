@@ -8,57 +8,55 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
+from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import InvalidInput, Malformed, StowageError
+from artifact.errors import InvalidInput
 from artifact.modelconfig import ModelConfig
-from artifact.progress import Progress
-from artifact.repository import Repository
+from artifact.progress import Progress, Quiet
 from artifact.source import bytes_source
-from artifact.transfer import push_blobs
-from artifact.weights import gguf
-from artifact.weights.precision import Facts, disagreement, facts_of
-from artifact.weights.tensor import WeightFile
-from packager.checkpoint import CHAT_TEMPLATE, Checkpoint, PackFile, in_order
-from packager.description import slug
-from packager.files import Kind
+from artifact.weights.precision import Facts, disagreement
+from packager import ollama
+from packager.checkpoint import ADAPTER_SUFFIX, Checkpoint
+from packager.content import read
 from packager.findings import Finding, FindingsRefused, enforce
-from packager.hashing import digests_of
 from packager.layouts import Sealed, docker, modelpack
+from packager.material import Material
+from packager.production import (
+    Production,
+    check_production,
+    imatrix_digest,
+    produced,
+    produces,
+    production_findings,
+)
+from packager.storing import Target, check_unchanged, store_files
 
 EPOCH = "1970-01-01T00:00:00Z"
 _ALIASES = {"FP16": "F16", "FP32": "F32", "FP64": "F64"}
+_UNQUANTIZED = ("F64", "F32", "F16", "BF16")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose. `format` and `precision` None: what the checkpoint is. `created` is RFC 3339."""
+    """What a user may choose. `format` and `precision` None: what the checkpoint is. `created` is RFC 3339. `base` is
+    the digest of the model an adapter is for; with `ollama` there is a manifest for Ollama beside the artifact;
+    `production` says how weights are made that are not the checkpoint's own."""
 
     format: str | None = None
     precision: str | None = None
     layout: str = "modelpack"
     created: str = EPOCH
     allowed: frozenset[str] = field(default_factory=frozenset)
-
-
-@dataclass(frozen=True)
-class Material:
-    """The files of the artifact to be, as they are or converted, with the digests that are known already."""
-
-    files: tuple[PackFile, ...]
-    weights: tuple[WeightFile, ...]
-    facts: Facts
-    known: dict[str, Digest] = field(default_factory=dict)
+    base: Digest | None = None
+    ollama: bool = False
+    production: Production = field(default_factory=Production)
 
 
 def created_at(stated: str | None) -> str:
@@ -83,59 +81,80 @@ def created_at(stated: str | None) -> str:
 
 def check(checkpoint: Checkpoint, options: Options, tag: str | None) -> None:
     """Raise whatever can be said against packing `checkpoint` before any work is done on it."""
-    enforce(checkpoint.findings, options.allowed)
+    enforce(findings_of(checkpoint, options), options.allowed)
+    if checkpoint.adapter:
+        _check_adapter(checkpoint, options)
     facts, precision = checkpoint.facts, _precision(options)
     if converts(checkpoint, options):
-        if facts.format != "safetensors":
+        if options.format == "safetensors":
             raise InvalidInput(f"{checkpoint.place} is GGUF and stays GGUF: it cannot be packed as {options.format}")
         expected = conversion_precision(checkpoint, options)
+        check_production(checkpoint, expected, options.production)
         facts = Facts("gguf", expected, facts.parameters, ((expected, 1.0),))
+    elif options.production != Production():
+        raise InvalidInput(
+            f"{checkpoint.place} is packed as it is: the options for conversion and quantisation want --format gguf, "
+            "or --precision for a GGUF file"
+        )
     elif precision and precision != facts.precision:
         held = ", ".join(f"{name} {share:.0%}" for name, share in facts.shares[:3])
-        if facts.format == "gguf":
-            raise StowageError(
-                f"{checkpoint.place} is {facts.precision} ({held}), not {precision}: a GGUF file is packed as it is; "
-                f"convert to {precision} from the original checkpoint"
-            )
         message = f"--precision {precision}, but the bytes are {facts.precision} ({held}); "
         raise _mismatch(message + f"--format gguf --precision {precision} would convert")
     _check_tag(tag, facts)
 
 
 def converts(checkpoint: Checkpoint, options: Options) -> bool:
-    """Whether packing means converting: the wanted format is not the checkpoint's."""
-    return options.format is not None and options.format != checkpoint.facts.format
+    """Whether packing means making other weights: another format, precision or number of files."""
+    return produces(checkpoint, options.format, _precision(options), options.production)
+
+
+def findings_of(checkpoint: Checkpoint, options: Options) -> tuple[Finding, ...]:
+    """What is wrong with the checkpoint, and with what is to be made of it."""
+    return (*checkpoint.findings, *production_findings(checkpoint, _precision(options)))
 
 
 def conversion_precision(checkpoint: Checkpoint, options: Options) -> str:
     """The precision of the converted file: as stated, else the checkpoint's own. Raises `InvalidInput`."""
     precision = _precision(options) or checkpoint.facts.precision
-    if precision not in ("F32", "F16", "BF16") and not options.precision:
+    if precision not in ("F32", "F16", "BF16") and not options.precision and checkpoint.facts.format != "gguf":
         raise InvalidInput(f"{checkpoint.place} is {precision}: say --precision for the conversion")
     return precision
 
 
 def pack(
-    checkpoint: Checkpoint, repository: Repository, tag: str | None, options: Options, progress: Progress
+    checkpoint: Checkpoint,
+    repository: Target,
+    tag: str | None,
+    options: Options,
+    progress: Progress,
+    confirm: Callable[[], object] = lambda: None,
 ) -> tuple[Descriptor, str]:
     """Pack `checkpoint` into `repository` under `tag` (None: the canonical one).
 
-    Returns the manifest's descriptor and the tag. Raises `FindingsRefused` on what the findings forbid and on a tag
+    Returns the manifest's descriptor and the tag. `confirm` is called when everything is stored and nothing named yet:
+    what it raises ends the pack. Raises `FindingsRefused` on what the findings forbid and on a tag
     that disagrees with the bytes, `InvalidInput` on options that cannot be met.
     """
     check(checkpoint, options, tag)
     with _material(checkpoint, options, progress) as material:
         _check_tag(tag, material.facts)
-        sealed = seal(checkpoint, material, options, progress)
-        tag = tag or material.facts.tag
-        _push_blobs(repository, sealed, progress)
+        tag = tag or material.facts.tag + (ADAPTER_SUFFIX if checkpoint.adapter else "")
+        if options.ollama:
+            ollama.check_layout(material.files, material.facts)
+        digests = store_files(repository, material.files, tag, progress)
+        check_unchanged(checkpoint.sources)
+        confirm()
+        sealed = seal(checkpoint, material, digests, options)
+        if options.ollama:
+            sealed = sealed.with_annotation(
+                mediatypes.OLLAMA, str(_push_sibling(checkpoint, repository, material, digests, tag))
+            )
+        repository.push_blob(sealed.manifest.config, bytes_source(sealed.config), Quiet())
         return repository.push_manifest(sealed.raw, sealed.manifest.media_type, tag), tag
 
 
-def seal(checkpoint: Checkpoint, material: Material, options: Options, progress: Progress) -> Sealed:
-    """Hash the files and write the manifest that holds them."""
-    unknown = [file for file in material.files if file.path not in material.known]
-    digests = dict(zip([file.path for file in unknown], digests_of(unknown, progress), strict=True)) | material.known
+def seal(checkpoint: Checkpoint, material: Material, digests: Sequence[Digest], options: Options) -> Sealed:
+    """Write the manifest that holds the files of `material`, which have these digests."""
     description, facts = checkpoint.description, material.facts
     config = ModelConfig(
         format=facts.format,
@@ -149,11 +168,49 @@ def seal(checkpoint: Checkpoint, material: Material, options: Options, progress:
         source_url=description.source_url,
         revision=description.revision,
         created=options.created,
+        input_types=description.inputs,
     )
-    ordered = [digests[file.path] for file in material.files]
     if options.layout == "docker":
-        return docker(material.files, ordered, config, material.weights[0].metadata)
-    return modelpack(material.files, ordered, config)
+        sealed = docker(material.files, digests, config, material.weights[0].metadata)
+    else:
+        sealed = modelpack(material.files, digests, config)
+    for key, value in _annotations(facts, options).items():
+        sealed = sealed.with_annotation(key, value)
+    return sealed
+
+
+def _annotations(facts: Facts, options: Options) -> dict[str, str]:
+    """What stands in the manifest besides the config's own annotations."""
+    found = {mediatypes.BASE: str(options.base)} if options.base else {}
+    if facts.precision not in _UNQUANTIZED:
+        found[mediatypes.TENSOR_TYPES] = ", ".join(f"{name} {share:.2%}" for name, share in facts.shares)
+    if digest := imatrix_digest(options.production):
+        found[mediatypes.IMATRIX] = str(digest)
+    return found
+
+
+def _push_sibling(
+    checkpoint: Checkpoint, repository: Target, material: Material, digests: Sequence[Digest], tag: str
+) -> Digest:
+    licenses = [
+        read(file.content, ollama.MAX_LICENSE, file.path) for file in material.files if ollama.is_text_license(file)
+    ]
+    sibling = ollama.sibling(
+        material.files, digests, material.facts, material.weights[0].metadata, checkpoint.chat_template, licenses
+    )
+    for descriptor, data in sibling.blobs:
+        repository.push_blob(descriptor, bytes_source(data), Quiet())
+    manifest = sibling.manifest
+    return repository.push_manifest(manifest.to_bytes(), manifest.media_type, tag + ollama.SUFFIX).digest
+
+
+def _check_adapter(checkpoint: Checkpoint, options: Options) -> None:
+    if options.base is None:
+        raise InvalidInput(f"{checkpoint.place} is an adapter: --base REF names the model it is for")
+    if converts(checkpoint, options):
+        raise InvalidInput(f"{checkpoint.place} is an adapter: it cannot be converted to {options.format}")
+    if options.layout != "modelpack" or options.ollama:
+        raise InvalidInput(f"{checkpoint.place} is an adapter: only the ModelPack layout has a place for it")
 
 
 @contextmanager
@@ -161,45 +218,9 @@ def _material(checkpoint: Checkpoint, options: Options, progress: Progress) -> I
     if not converts(checkpoint, options):
         yield Material(checkpoint.files, checkpoint.weights, checkpoint.facts)
         return
-    with _scratch_folder() as folder:
-        yield _converted(checkpoint, conversion_precision(checkpoint, options), folder, progress)
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards. Its name is known before it exists: an interrupt that arrives while it is being
-    made finds it too."""
-    folder = Path(tempfile.gettempdir()) / f"packager-{secrets.token_hex(8)}"
-    try:
-        folder.mkdir(mode=0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _converted(checkpoint: Checkpoint, precision: str, folder: Path, progress: Progress) -> Material:
-    from packager.convert import convert  # numpy and gguf take a while to load, and only conversions need them
-
-    assert checkpoint.folder is not None
-    target = folder / f"{slug(checkpoint.name)}-{precision}.gguf"
-    conversion = convert(checkpoint.folder, precision, target, progress)
-    weights = (gguf.read_header(conversion.path),)
-    facts = facts_of(weights)
-    if facts.precision != precision or conversion.size != weights[0].size:
-        raise Malformed(f"the conversion to {precision} came out as {facts.precision}, {weights[0].size} bytes")
-    files = [PackFile(target.name, Kind.WEIGHT, conversion.path, conversion.size)]
-    files += [file for file in checkpoint.files if file.kind is Kind.DOC and "/" not in file.path]
-    if checkpoint.chat_template is not None:
-        files += [file for file in checkpoint.files if file.path == CHAT_TEMPLATE]
-    return Material(in_order(files), weights, facts, {target.name: conversion.digest})
-
-
-def _push_blobs(repository: Repository, sealed: Sealed, progress: Progress) -> None:
-    """Store config and layers, each content once."""
-    contents = {layer: file.source for layer, file in reversed(sealed.layers)}
-    contents[sealed.manifest.config] = bytes_source(sealed.config)
-    unique = {blob.digest: (blob, content) for blob, content in contents.items()}
-    push_blobs(repository, dict(unique.values()), progress)
+    precision = conversion_precision(checkpoint, options)
+    with produced(checkpoint, precision, options.production, options.allowed, progress) as material:
+        yield material
 
 
 def _check_tag(tag: str | None, facts: Facts) -> None:

@@ -7,7 +7,8 @@ by tensor: memory stays flat, and the same input gives the same bytes on every m
 
 from __future__ import annotations
 
-from packager.convert.conversion import PRECISIONS, Conversion, convert
+from packager.convert.conversion import PRECISIONS, Conversion, convert, plan_conversion
 from packager.convert.errors import Unsupported
+from packager.convert.plan import Plan
 
-__all__ = ["PRECISIONS", "Conversion", "Unsupported", "convert"]
+__all__ = ["PRECISIONS", "Conversion", "Plan", "Unsupported", "convert", "plan_conversion"]

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from artifact.errors import Malformed, NotFound
 from artifact.weights.safetensors import read_header
+from artifact.weights.shards import INDEX, MAX_INDEX, SINGLE, misplaced, weight_map
 from artifact.weights.tensor import Tensor
-from packager.convert.documents import Fields, read_object, read_object_if_any
+from packager.convert.documents import Fields, read_bytes, read_object
 from packager.convert.errors import Unsupported
-
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,34 +59,31 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 "BF16, F16 or F32 checkpoint, or pack this one as safetensors"
             )
     tensors: dict[str, StoredTensor] = {}
-    for path, promised in _weight_files(folder).items():
+    held: dict[str, set[str]] = {}
+    index, files = _weight_files(folder)
+    for name in files:
+        path = folder / name
+        held[name] = set()
         for tensor in read_header(path).tensors:
             if tensor.name in tensors:
-                raise Malformed(
-                    f"tensor {tensor.name!r} is both in {tensors[tensor.name].path.name} and in {path.name}"
-                )
+                raise Malformed(f"tensor {tensor.name!r} is both in {tensors[tensor.name].path.name} and in {name}")
             tensors[tensor.name] = StoredTensor(path, tensor)
-        missing = next((name for name in promised if name not in tensors or tensors[name].path != path), None)
-        if missing is not None:
-            raise Malformed(f"{folder / _INDEX} says tensor {missing!r} is in {path.name}, which does not hold it")
+            held[name].add(tensor.name)
+    if wrong := misplaced(index, held):
+        raise Malformed(f"{folder / INDEX} says tensor {wrong[0]!r} is in {wrong[1]}, which does not hold it")
     return Checkpoint(folder, config, tensors)
 
 
-def _weight_files(folder: Path) -> dict[Path, list[str]]:
-    """The weight files, each with the tensors an index promises to be in it."""
-    index = read_object_if_any(folder / _INDEX)
-    if not index.values:
-        single = folder / _SINGLE
-        found = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """The tensors an index places, if there is one, and the names of the weight files."""
+    if not (folder / INDEX).is_file():
+        found = [SINGLE] if (folder / SINGLE).is_file() else sorted(path.name for path in folder.glob("*.safetensors"))
         if not found:
             raise NotFound(f"{folder} has no safetensors files: only safetensors checkpoints are converted")
-        return {path: [] for path in found}
-    files: dict[Path, list[str]] = {}
-    for name, file in sorted(index.object("weight_map").values.items()):
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise Malformed(f"{folder / _INDEX}: not the name of a safetensors file: {file!r:.80}")
-        files.setdefault(folder / file, []).append(name)
-    for path in files:
-        if not path.is_file():
-            raise NotFound(f"{folder} has no {path.name}, a shard that {_INDEX} names: download it again")
-    return files
+        return {}, found
+    index = weight_map(read_bytes(folder / INDEX, MAX_INDEX), str(folder / INDEX))
+    files = sorted(set(index.values()))
+    for name in files:
+        if not (folder / name).is_file():
+            raise NotFound(f"{folder} has no {name}, a shard that {INDEX} names: download it again")
+    return index, files

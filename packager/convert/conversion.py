@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from io import FileIO
 from math import prod
 from pathlib import Path
 
@@ -19,8 +16,9 @@ from packager.convert.families import FAMILIES
 from packager.convert.family import Family, family_of, place
 from packager.convert.gguf_header import FILE_TYPES, QUANTIZATION_VERSION, Metadata
 from packager.convert.modelcard import describe_card
+from packager.convert.plan import Plan
 from packager.convert.pooling import describe_pooling
-from packager.convert.tensors import Planned, encoded, given, plan
+from packager.convert.tensors import Planned, given, plan
 from packager.convert.tokenizer import describe_tokenizer
 
 PRECISIONS = tuple(FILE_TYPES)
@@ -29,16 +27,17 @@ PRECISIONS = tuple(FILE_TYPES)
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished GGUF file. `size` is in bytes; `precision` the one asked for."""
+    """A finished GGUF file. `size` is in bytes; `precision` the one asked for; `warning` what a user should know."""
 
     path: Path
     digest: Digest
     size: int
     precision: str
+    warning: str = ""
 
 
-def convert(folder: Path, precision: str, target: Path, progress: Progress) -> Conversion:
-    """Convert the checkpoint in `folder` to GGUF and write it to `target`, which is removed again on any failure.
+def plan_conversion(folder: Path, precision: str) -> Plan:
+    """What the checkpoint in `folder` becomes at `precision`; no tensor is read yet.
 
     The bytes depend on the checkpoint's files and `precision` alone. Raises `InvalidInput` for an unknown precision,
     `NotFound` for a missing file, `Malformed` for a broken one, `Unsupported` for what cannot be carried over.
@@ -51,19 +50,22 @@ def convert(folder: Path, precision: str, target: Path, progress: Progress) -> C
     placements = place(family, checkpoint, dimensions)  # first: from here on the dimensions are those of real tensors
     tensors = [given(name, values) for name, values in family.computed(checkpoint.config, dimensions).items()]
     tensors += [plan(placement, precision) for placement in placements]
-    metadata = _metadata(checkpoint, family, dimensions, precision, tensors)
-    header = metadata.header(tensor.entry for tensor in tensors)
-    try:
-        digest, size = _write(header, tensors, target, f"{folder.name} to {precision}", progress)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    return Conversion(target, digest, size, precision)
+    metadata, warning = _metadata(checkpoint, family, dimensions, precision, tensors)
+    return Plan(metadata, tensors, f"{folder.name} to {precision}", warning)
+
+
+def convert(folder: Path, precision: str, target: Path, progress: Progress) -> Conversion:
+    """Convert the checkpoint in `folder` to GGUF and write it to `target`, which is removed again on any failure.
+
+    Raises what `plan_conversion` raises.
+    """
+    planned = plan_conversion(folder, precision)
+    return Conversion(target, planned.write(target, progress), planned.size, precision, planned.warning)
 
 
 def _metadata(
     checkpoint: Checkpoint, family: Family, dimensions: dict[str, int], precision: str, tensors: Sequence[Planned]
-) -> Metadata:
+) -> tuple[Metadata, str]:
     metadata = Metadata()
     metadata.string("general.architecture", family.architecture)
     metadata.string("general.type", "model")
@@ -74,30 +76,5 @@ def _metadata(
         describe_pooling(metadata, family.architecture, checkpoint.folder)
     metadata.uint32("general.file_type", FILE_TYPES[precision])
     metadata.uint32("general.quantization_version", QUANTIZATION_VERSION)
-    describe_tokenizer(metadata, checkpoint.folder, checkpoint.config, dimensions["vocabulary"])
-    return metadata
-
-
-def _write(
-    header: bytes, tensors: Sequence[Planned], target: Path, name: str, progress: Progress
-) -> tuple[Digest, int]:
-    total = len(header) + sum(tensor.entry.length + tensor.entry.padding for tensor in tensors)
-    progress.begin(name, total)
-    hasher = hashlib.sha256(header)
-    with target.open("wb", buffering=0) as stream, closing(encoded(tensors)) as chunks:
-        _write_all(stream, memoryview(header), target)
-        progress.advance(name, len(header))
-        for chunk in chunks:
-            hasher.update(chunk.data)
-            _write_all(stream, chunk.data, target)
-            progress.advance(name, chunk.nbytes)
-    progress.finish(name)
-    return Digest.from_hasher("sha256", hasher), total
-
-
-def _write_all(stream: FileIO, view: memoryview, target: Path) -> None:
-    try:
-        while view:
-            view = view[stream.write(view) :]
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
+    warning = describe_tokenizer(metadata, checkpoint.folder, checkpoint.config, dimensions["vocabulary"])
+    return metadata, warning

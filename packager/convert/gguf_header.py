@@ -10,16 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from artifact.errors import Malformed
+from artifact.weights import gguf
 
 ALIGNMENT = 32
-TENSOR_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
+TENSOR_TYPES = {name: number for number, (name, _, _) in gguf.TENSOR_TYPES.items()}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 """`general.file_type` of a file whose matrices have this type (llama.cpp, enum llama_ftype)."""
 
 QUANTIZATION_VERSION = 2
 
 _MAGIC = struct.pack("<4sI", b"GGUF", 3)
-_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_UINT16, _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 2, 4, 5, 6, 7, 8, 9
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,24 @@ class TensorEntry:
 
 
 class Metadata:
-    """Key-value pairs, encoded as they are added. Raises `Malformed` for text that is not Unicode."""
+    """Key-value pairs, encoded as they are added. Raises `Malformed` for text that is not Unicode.
 
-    def __init__(self) -> None:
-        self._encoded = bytearray()
-        self._keys: set[str] = set()
+    It may begin with pairs that are `encoded` already, whose names are `keys`.
+    """
+
+    def __init__(self, encoded: bytes = b"", keys: Iterable[str] = ()) -> None:
+        self._encoded = bytearray(encoded)
+        self._keys = set(keys)
+
+    def copy(self) -> Metadata:
+        """The same pairs, to add others to."""
+        return Metadata(bytes(self._encoded), self._keys)
+
+    def uint16(self, key: str, value: int) -> None:
+        self._add(key, _UINT16, struct.pack("<H", value))
+
+    def int32(self, key: str, value: int) -> None:
+        self._add(key, _INT32, struct.pack("<i", value))
 
     def uint32(self, key: str, value: int) -> None:
         self._add(key, _UINT32, struct.pack("<I", value))

@@ -44,11 +44,19 @@ _ALWAYS_F32 = (
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """How to make `length` bytes of the output."""
+
+    length: int
+    make: Callable[[], Bytes]
+
+
+@dataclass(frozen=True)
 class Planned:
     """A tensor of the output and how to make its bytes, chunk by chunk."""
 
     entry: TensorEntry
-    chunks: Sequence[Callable[[], Bytes]]
+    chunks: Sequence[Chunk]
 
 
 def plan(placement: Placement, precision: str) -> Planned:
@@ -64,41 +72,55 @@ def plan(placement: Placement, precision: str) -> Planned:
     return Planned(entry, [chunk for part in placement.parts for chunk in _chunks(placement, part, dtype)])
 
 
-def _chunks(placement: Placement, part: StoredTensor, dtype: str) -> Iterator[Callable[[], Bytes]]:
+def _chunks(placement: Placement, part: StoredTensor, dtype: str) -> Iterator[Chunk]:
     rows, columns = part.tensor.shape[0], prod(part.tensor.shape[1:])
     unit = rows // placement.heads if placement.heads else rows if placement.transposed else 1
     step = max(1, _CHUNK // (unit * columns)) * unit
     for first in range(0, rows, step):
-        yield _chunk(placement, part, dtype, first, min(step, rows - first))
+        count = min(step, rows - first)
+        yield Chunk(encoded_length(dtype, count * columns), _chunk(placement, part, dtype, first, count))
 
 
 def given(name: str, values: Elements) -> Planned:
     """A tensor of F32 values that no file stores."""
-    return Planned(TensorEntry(name, "F32", values.shape, values.nbytes), [lambda: values.astype("<f4").view(np.uint8)])
+    entry = TensorEntry(name, "F32", values.shape, values.nbytes)
+    return Planned(entry, [Chunk(entry.length, lambda: values.astype("<f4").view(np.uint8))])
 
 
-def encoded(tensors: Sequence[Planned]) -> Generator[Bytes, None, None]:
-    """The bytes of all `tensors` in order, padding included, a bounded number of chunks in memory at a time."""
+def encoded(tensors: Sequence[Planned], offset: int = 0) -> Generator[Bytes, None, None]:
+    """The bytes of all `tensors` from `offset`, in order, padding included, a bounded number of chunks in memory at a
+    time. Chunks before `offset` are not made."""
     workers = max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(workers, "convert") as pool:
         waiting: deque[tuple[Future[Bytes], int]] = deque()
         try:
-            for planned in tensors:
-                for number, chunk in enumerate(planned.chunks, 1):
-                    padding = planned.entry.padding if number == len(planned.chunks) else 0
-                    waiting.append((pool.submit(chunk), padding))
-                    if len(waiting) > workers + 1:
-                        yield from _finished(*waiting.popleft())
+            for chunk, start in _from(tensors, offset):
+                waiting.append((pool.submit(chunk.make), start))
+                if len(waiting) > workers + 1:
+                    yield _finished(*waiting.popleft())
             while waiting:
-                yield from _finished(*waiting.popleft())
+                yield _finished(*waiting.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(future: Future[Bytes], padding: int) -> Generator[Bytes, None, None]:
-    yield future.result()
-    if padding:
-        yield np.zeros(padding, dtype=np.uint8)
+def _from(tensors: Sequence[Planned], offset: int) -> Iterator[tuple[Chunk, int]]:
+    """Every chunk that reaches behind `offset`, with where in it to start."""
+    for planned in tensors:
+        padding = planned.entry.padding
+        for chunk in (*planned.chunks, *([_zeros(padding)] if padding else [])):
+            if offset < chunk.length:
+                yield chunk, offset
+            offset = max(0, offset - chunk.length)
+
+
+def _zeros(length: int) -> Chunk:
+    return Chunk(length, lambda: np.zeros(length, dtype=np.uint8))
+
+
+def _finished(future: Future[Bytes], start: int) -> Bytes:
+    data = future.result()
+    return data[start:] if start else data
 
 
 def _chunk(placement: Placement, part: StoredTensor, dtype: str, first: int, rows: int) -> Callable[[], Bytes]:

@@ -11,6 +11,7 @@ import pytest
 
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
+from artifact.remote import RemoteRepository
 from packager import cli
 from tests.checkpoints.tiny import write_tiny_llama
 
@@ -93,6 +94,31 @@ def tiny_gguf(_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from packager.convert import convert
 
     return convert(_tiny, "F16", tmp_path_factory.mktemp("gguf") / "tiny-F16.gguf", Quiet()).path
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The blobs whose bytes were asked for: digest and offset."""
+    asked: list[tuple[str, int]] = []
+    original = RemoteRepository.blob_source
+
+    def blob_source(self: RemoteRepository, descriptor):
+        source = original(self, descriptor)
+
+        class Recorded:
+            def __call__(self, offset: int):
+                asked.append((str(descriptor.digest), offset))
+                return source(offset)
+
+            def range(self, start: int, length: int):
+                asked.append((str(descriptor.digest), start))
+                return source.range(start, length)
+
+        return Recorded()
+
+    monkeypatch.setattr(RemoteRepository, "blob_source", blob_source)
+    monkeypatch.setattr("packager.content._SMALL", 2000)  # weights of tests are large
+    return asked
 
 
 def manifest_of(place: Path, tag: str, name: str | None = None) -> Manifest:

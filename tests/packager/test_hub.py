@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,11 +30,13 @@ TAG = "95K-BF16-safetensors"
 
 
 class Hub:
-    """One model, ``org/tiny``, at one commit. `requests` are the paths that were asked for."""
+    """One model, ``org/tiny``, at one commit. `requests` are the paths that were asked for; files in `damaged` arrive
+    with another last byte than the hub knows them by."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[str] = []
+        self.damaged: set[str] = set()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,8 +46,7 @@ class Hub:
                 hub.requests.append(self.path)
                 path = self.path.partition("?")[0]
                 if path.startswith(("/api/models/org/tiny/revision/main", f"/api/models/org/tiny/revision/{COMMIT}")):
-                    names = sorted(item.name for item in hub.folder.iterdir())
-                    siblings = [{"rfilename": name} for name in names]
+                    siblings = [hub.sibling(item) for item in sorted(hub.folder.iterdir())]
                     self._send(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
                 elif path.startswith("/api/models/org/tiny/tree/"):
                     files = [
@@ -59,6 +61,8 @@ class Hub:
                 ):
                     data = (hub.folder / path.rpartition("/")[2]).read_bytes()
                     etag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                    if path.rpartition("/")[2] in hub.damaged:
+                        data = data[:-1] + bytes([data[-1] ^ 1])
                     self._send(data, 200, etag)
                 else:
                     self._send(b"{}", 401, {"X-Error-Code": "RepoNotFound"})
@@ -78,6 +82,16 @@ class Hub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    @staticmethod
+    def sibling(file: Path) -> dict[str, object]:
+        """A file as the hub lists it: large ones by the SHA-256 of their content."""
+        data = file.read_bytes()
+        listed: dict[str, object] = {"rfilename": file.name, "size": len(data), "blobId": "0" * 40}
+        if file.suffix == ".safetensors":
+            digest = hashlib.sha256(data).hexdigest()
+            listed["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 134}
+        return listed
 
 
 @pytest.fixture
@@ -148,6 +162,46 @@ def test_provenance_names_the_commit(hub: Hub, tmp_path: Path) -> None:
     assert {item["uri"] for item in dependencies[1:]} == {
         f"{hub.url}/org/tiny/resolve/{COMMIT}/{name}" for name in named
     }
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "gguf", "--precision", "F16", "--sign", "{key}")])
+def test_large_files_are_checked_against_what_the_hub_knows(hub: Hub, tmp_path: Path, options: tuple[str, ...]) -> None:
+    private, _ = generate(tmp_path / "release", b"")
+    options = tuple(option.format(key=private) for option in options)
+    hub.damaged.add("model-00002-of-00002.safetensors")
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out", *options)
+    assert done.returncode == 3, done.stderr
+    assert "model-00002-of-00002.safetensors: not the bytes the hub has" in done.stderr
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_a_licence_file_is_kept(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "LICENSE.txt").write_text("Terms")
+    assert packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out").returncode == 0
+    manifest = Manifest.parse(LayoutRepository(tmp_path / "out").manifest(TAG)[1])
+    assert "LICENSE.txt" in [layer.annotations["org.cncf.model.filepath"] for layer in manifest.layers]
+
+
+def test_one_of_several_gguf_models_is_chosen_before_any_is_fetched(hub: Hub, tmp_path: Path, tiny_gguf: Path) -> None:
+    for path in hub.folder.glob("*.safetensors*"):
+        path.unlink()
+    for name in ("model-F16.gguf", "model-copy.gguf"):
+        shutil.copyfile(tiny_gguf, hub.folder / name)
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out")
+    assert done.returncode == 2 and "several models (model-F16.gguf, model-copy.gguf)" in done.stderr
+    assert not [path for path in hub.requests if "/resolve/" in path]
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out", "--file-filter", "!*copy*")
+    assert done.returncode == 0 and ":95K-F16@" in done.stdout, done.stderr
+    assert not [path for path in hub.requests if "model-copy.gguf" in path]
+
+
+def test_a_hub_model_is_rebuilt_from_its_provenance_alone(hub: Hub, tmp_path: Path) -> None:
+    private, _ = generate(tmp_path / "release", b"")
+    options = ("--format", "gguf", "--precision", "F16", "--sign", str(private))
+    line = packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out", *options).stdout.strip()
+    done = packager(hub.url, tmp_path, "verify", line, "--rebuild")
+    assert (done.returncode, done.stdout.strip()) == (0, line), done.stderr
+    assert packager("http://127.0.0.1:9", tmp_path / "elsewhere", "verify", line, "--rebuild").returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,9 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
-import gguf
 import pytest
 
 from artifact import mediatypes
@@ -19,6 +21,8 @@ from artifact.digest import Digest
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
 from artifact.modelconfig import ModelConfig
+from packager import convert
+from tests.packager.gguf_files import write_shards
 
 TAG = "95K-BF16-safetensors"
 
@@ -129,13 +133,20 @@ def test_a_conversion_that_ends_early_leaves_no_file(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    plan_conversion = convert.plan_conversion
 
-    def convert(_folder: Path, _precision: str, target: Path, _progress: object) -> None:
-        target.write_bytes(b"half a file")
-        assert list(scratch.rglob("*.gguf")) == [target]
-        raise error
+    def plan(folder: Path, precision: str) -> convert.Plan:
+        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in tiny.iterdir())
+        planned = plan_conversion(folder, precision)
+        *tensors, last = planned.tensors
 
-    monkeypatch.setattr("packager.convert.convert", convert)
+        def fail() -> NoReturn:
+            raise error
+
+        broken = replace(last, chunks=[replace(chunk, make=fail) for chunk in last.chunks])
+        return replace(planned, tensors=[*tensors, broken])
+
+    monkeypatch.setattr(convert, "plan_conversion", plan)
     assert packager("pack", tiny, "tiny:95K-F16", "--format", "gguf", "--precision", "F16").status == status
     assert list(scratch.iterdir()) == []
     assert packager.stored == []
@@ -158,24 +169,8 @@ def test_a_gguf_file_is_packed_as_it_is(packager, tiny_gguf: Path, tmp_path: Pat
     assert config["descriptor"]["family"] == "llama"
 
 
-@pytest.fixture
-def split_gguf(tmp_path: Path) -> Path:
-    """A model in two GGUF shards as llama.cpp's gguf-split names them; the first one."""
-    import numpy as np
-
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_license("mit")
-    for name in ("a", "b"):
-        writer.add_tensor(name, np.zeros((8, 32), dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return tmp_path / "m-00001-of-00002.gguf"
-
-
-def test_all_shards_of_a_gguf_model_are_packed_in_order(packager, split_gguf: Path, tmp_path: Path) -> None:
+def test_all_shards_of_a_gguf_model_are_packed_in_order(packager, tmp_path: Path) -> None:
+    split_gguf = write_shards(tmp_path, 2)
     packager.ok("pack", split_gguf, f"oci:{tmp_path}/out")
     manifest, config = read(tmp_path / "out", "0.512K-F16")
     assert paths(manifest) == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
@@ -207,25 +202,19 @@ def test_the_docker_layout(packager, tiny: Path, tmp_path: Path) -> None:
     assert config["descriptor"] == {"created": "1970-01-01T00:00:00Z"}
 
 
-def test_docker_model_runner_can_load_what_is_packed(packager, tiny: Path, tmp_path: Path) -> None:
-    """The rules by which it accepts a ModelPack artifact (wire-formats, section 1)."""
-    for extra in ((), ("--format", "gguf", "--precision", "F16")):
-        line = packager.ok("pack", tiny, f"oci:{tmp_path}/out", *extra)
-        manifest, config = read(tmp_path / "out", line.rpartition("@")[0].rpartition(":")[2])
-        names = paths(manifest)
-        assert all(
-            layer.media_type.endswith(".raw") and layer.digest.algorithm == "sha256" for layer in manifest.layers
-        )
-        assert len(set(names)) == len(names) and not any(name.startswith("/") or "/" in name for name in names)
-        assert len([name for name in names if name.endswith(".jinja")]) == 1
-        assert config["config"]["format"] in ("gguf", "safetensors")
-        assert len(manifest.to_bytes()) <= 4 * 1024 * 1024
-
-
-SCRIPT = "import os, sys; os.umask(int(sys.argv.pop(1), 8)); from packager.cli import main; main()"
+SCRIPT = """
+import os, sys
+os.umask(0o077)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from packager.cli import main
+main()
+"""
 
 
 def test_packing_is_the_same_anywhere_at_any_time(packager, tiny: Path, tiny_gguf: Path, tmp_path: Path) -> None:
+    with (tiny / "README.md").open("a", encoding="utf-8") as stream:
+        stream.write("Çok küçük, ıssız.\n")  # which is no text in the other locale
+    (tiny / "LICENSE").write_text("Terms")
     names = [path.name for path in tiny.iterdir()]
     random.Random(7).shuffle(names)
     other = tmp_path / "another place"
@@ -237,18 +226,20 @@ def test_packing_is_the_same_anywhere_at_any_time(packager, tiny: Path, tiny_ggu
     (tmp_path / "elsewhere").mkdir()
     shutil.copyfile(tiny_gguf, tmp_path / "elsewhere" / tiny_gguf.name)
     environment = {
-        **os.environ, "TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "7",
+        **os.environ, "TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0",
+        "PYTHONHASHSEED": "7",
         "STOWAGE_STORE": str(tmp_path / "s2"), "TMPDIR": str(other.parent),
     }  # fmt: skip
     for source, copy, args in (
         (tiny, other, []),
         (tiny, other, ["--format", "gguf", "--precision", "Q8_0"]),
         (tiny, other, ["--layout", "docker"]),
+        (tiny, other, ["--format", "gguf", "--precision", "F16", "--ollama"]),
         (tiny_gguf, tmp_path / "elsewhere" / tiny_gguf.name, []),
     ):
         here = packager.ok("pack", source, "tiny", *args)
         there = subprocess.run(
-            [sys.executable, "-c", SCRIPT, "077", "pack", copy, "tiny", *args],
+            [sys.executable, "-c", SCRIPT, "pack", copy, "tiny", *args],
             env=environment, capture_output=True, text=True, check=True, cwd=tmp_path,
         ).stdout  # fmt: skip
         assert there == here + "\n"
@@ -313,3 +304,29 @@ def test_sentence_transformers_subfolders_are_packed(packager, tiny: Path, tmp_p
     names = paths(read(tmp_path / "out", TAG)[0])
     assert "1_Pooling/config.json" in names
     assert not [name for name in names if name.startswith("onnx")]
+
+
+def test_a_person_sees_how_far_each_file_is(tiny: Path, tmp_path: Path) -> None:
+    shown = on_a_terminal(tmp_path, "pack", tiny, f"oci:{tmp_path}/out")
+    for part in ("model-00001-of-00002.safetensors", "tokenizer.json", "kB/s", "0:00:00"):
+        assert part in shown, shown
+    shown = on_a_terminal(tmp_path, "push", f"oci:{tmp_path}/out:{TAG}", f"oci:{tmp_path}/there:{TAG}")
+    assert "model-00001-of-00002.safetensors" in shown and "sha256:6a" not in shown
+    shown = on_a_terminal(tmp_path, "pack", tiny, f"oci:{tmp_path}/out", "--format", "gguf", "--precision", "F16")
+    assert "Tiny-F16.gguf" in shown
+
+
+def on_a_terminal(tmp_path: Path, *args: str | Path) -> str:
+    """What the command writes to a terminal on its standard error."""
+    terminal, inside = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "STOWAGE_STORE": str(tmp_path / "store")}
+    command = [sys.executable, "-c", "from packager.cli import main; main()", *map(str, args)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=inside, env=environment) as process:
+        os.close(inside)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends whose last user has gone
+            while piece := os.read(terminal, 65536):
+                shown += piece
+    os.close(terminal)
+    assert process.returncode == 0, shown
+    return shown.decode()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact.errors import InvalidInput
+from artifact.errors import InvalidInput, Malformed
+from artifact.filetypes import is_pickle_name
+from artifact.weights.shards import misplaced, weight_map
 from packager.description import from_checkpoint, from_gguf, front_matter, licenses_of, slug, spdx
-from packager.files import Kind, is_filtered_out, is_license, is_pickle_name, kind_of, shards_of
+from packager.files import Kind, is_filtered_out, is_license, kind_of, shards_of
 from packager.findings import RULES, Finding, FindingsRefused, Severity, check_allowed, enforce
 from packager.template import chosen, named_templates
 
@@ -148,3 +152,24 @@ def test_templates_in_configs() -> None:
         {"chat_template": None},
     ):
         assert named_templates(nothing) == {}
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda item: st.dictionaries(st.text(), item))
+)
+def test_any_index_is_read_or_refused(value: object) -> None:
+    for document in (value, {"weight_map": value}, {"weight_map": {"a": value}}):
+        try:
+            mapping = weight_map(json.dumps(document).encode(), "index")
+        except Malformed:
+            continue
+        assert all(file.endswith(".safetensors") and "/" not in file for file in mapping.values())
+
+
+def test_tensors_an_index_puts_elsewhere() -> None:
+    mapping = weight_map(b'{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}', "index")
+    assert misplaced(mapping, {"1.safetensors": {"a"}, "2.safetensors": {"b", "c"}}) is None
+    assert misplaced(mapping, {"1.safetensors": {"a", "b"}, "2.safetensors": set()}) == ("b", "2.safetensors")
+    for bad in ("../x.safetensors", "a\\b.safetensors", "x.bin", "sub/x.safetensors", ""):
+        with pytest.raises(Malformed, match="not the name of a safetensors file"):
+            weight_map(json.dumps({"weight_map": {"a": bad}}).encode(), "index")

@@ -24,6 +24,7 @@ from supplychain.keys import PrivateKey
 from supplychain.sign import sign
 from tests.checkpoints.tiny import write_tiny_llama
 from tests.peers.programs import program
+from tests.registry.replicas import Replicas, replicas
 from tests.registry.servers import RunningRegistry, StartRegistry
 
 
@@ -41,20 +42,33 @@ class Packed:
     key: PrivateKey
 
 
-@pytest.fixture(scope="session", params=["filesystem", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(
+    scope="session",
+    params=[
+        "filesystem",
+        pytest.param("s3", marks=pytest.mark.s3),
+        pytest.param("replicas", marks=pytest.mark.s3),
+    ],
+)
 def registry(
     request: pytest.FixtureRequest, session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory
-) -> RunningRegistry:
-    """Our registry over each object store, shared: tests that write take a repository of their own."""
+) -> Iterator[RunningRegistry | Replicas]:
+    """Our registry over each object store, and three replicas over S3 behind nginx, round-robin by request; shared:
+    tests that write take a repository of their own."""
     if request.param == "filesystem":
-        return session_registries(tmp_path_factory.mktemp("storage"))
+        yield session_registries(tmp_path_factory.mktemp("storage"))
+        return
     s3 = request.getfixturevalue("s3")
-    return session_registries(s3.storage(), env=s3.env)
+    if request.param == "s3":
+        yield session_registries(s3.storage(), env=s3.env)
+        return
+    with replicas(session_registries, tmp_path_factory.mktemp("nginx"), s3.storage(), s3.env) as these:
+        yield these
 
 
 @pytest.fixture(scope="session", params=["safetensors", "gguf"])
 def packed(
-    request: pytest.FixtureRequest, registry: RunningRegistry, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, registry: RunningRegistry | Replicas, tmp_path_factory: pytest.TempPathFactory
 ) -> Packed:
     """A model packed straight into our registry and signed there; not to be changed."""
     name = f"team/{request.param}"

@@ -21,8 +21,8 @@ from artifact.progress import Quiet
 from artifact.reference import Reference
 from artifact.source import bytes_source
 from packager.findings import FindingsRefused
-from packager.inspect import card_of_artifact
 from packager.pack import Options, pack
+from packager.packed import open_packed
 from packager.source import open_path
 from packager.template import unsafe_uses
 from tests.checkpoints.tiny import CHAT_TEMPLATE, write_tiny_llama
@@ -183,7 +183,7 @@ def test_a_path_out_of_an_artifact_is_checked_before_it_is_used(folder: Path, pa
         raw = Manifest(manifest.config, (layer, *rest), manifest.artifact_type).to_bytes()
         repository.push_manifest(raw, manifest.media_type, "evil")
         with pytest.raises(StowageError, match="unsafe file path"):
-            card_of_artifact(repository, Reference.parse(f"oci:{folder.parent}/out:evil"))
+            open_packed(repository, Reference.parse(f"oci:{folder.parent}/out:evil"))
 
 
 def test_a_config_that_names_other_layers_is_refused(folder: Path) -> None:
@@ -195,4 +195,4 @@ def test_a_config_that_names_other_layers_is_refused(folder: Path) -> None:
     swapped = Manifest(Descriptor.of(config, mediatypes.MODEL_CONFIG), manifest.layers, mediatypes.MODEL_MANIFEST)
     repository.push_manifest(swapped.to_bytes(), swapped.media_type, "swapped")
     with pytest.raises(Malformed, match="diffIds"):
-        card_of_artifact(repository, Reference.parse(f"oci:{folder.parent}/out:swapped"))
+        open_packed(repository, Reference.parse(f"oci:{folder.parent}/out:swapped"))

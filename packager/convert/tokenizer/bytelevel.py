@@ -8,15 +8,15 @@ from artifact.errors import Malformed
 from packager.convert.documents import Fields
 from packager.convert.errors import Unsupported
 from packager.convert.gguf_header import Metadata
-from packager.convert.tokenizer.pretokenizer import pre_tokenizer_name
+from packager.convert.tokenizer.pretokenizer import NEARLY, pre_tokenizer_name
 from packager.convert.tokenizer.vocabulary import Kind, vocabulary
 
 _SPACE = "\u0120"
 """How byte-level vocabularies write a space."""
 
 
-def describe(metadata: Metadata, tokenizer: Fields, size: int) -> None:
-    """Write the keys of a byte-level BPE vocabulary of `size` tokens."""
+def describe(metadata: Metadata, tokenizer: Fields, size: int) -> str:
+    """Write the keys of a byte-level BPE vocabulary of `size` tokens; what a user should know, empty if nothing."""
     model = tokenizer.object("model")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.text(key, ""):
@@ -29,6 +29,7 @@ def describe(metadata: Metadata, tokenizer: Fields, size: int) -> None:
     metadata.strings("tokenizer.ggml.tokens", tokens)
     metadata.int32s("tokenizer.ggml.token_type", kinds)
     metadata.strings("tokenizer.ggml.merges", [" ".join(pair) for pair in merges(model)])
+    return NEARLY.get(name, "")
 
 
 def merges(model: Fields) -> list[tuple[str, str]]:

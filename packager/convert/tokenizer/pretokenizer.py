@@ -33,6 +33,14 @@ _DIGITS = "digit"
 
 _THREE_DIGITS = f"split {_CONTRACTIONS}\\p{{N}}{{1,3}}|{_SPACES}"
 _ONE_DIGIT = f"split {_CONTRACTIONS}\\p{{N}}|{_SPACES}"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_CASED_SPACES = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+_TEKKEN = f"split {_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\\p{{N}}|{_CASED_SPACES}"
+_GPT4O = (
+    f"split {_BEFORE}{_UPPER}*{_LOWER}+{_SUFFIX}|{_BEFORE}{_UPPER}+{_LOWER}*{_SUFFIX}|\\p{{N}}{{1,3}}|{_CASED_SPACES}"
+)
 
 NAMES: dict[Rules, str] = {
     Rules(None, (_GPT2,)): "gpt-2",
@@ -42,9 +50,18 @@ NAMES: dict[Rules, str] = {
     Rules(None, (_THREE_DIGITS, _BYTES)): "dbrx",
     Rules("NFC", (_ONE_DIGIT, _BYTES)): "qwen2",
     Rules(None, (_ONE_DIGIT, _BYTES)): "stablelm2",
+    Rules(None, (_GPT4O, _BYTES)): "gpt-4o",
+    Rules(None, (_TEKKEN, _BYTES), whole_words=True): "tekken",
 }
 """Add an entry only with the rules of llama.cpp's source beside it, and a test against llama.cpp's own tokens.
 llama.cpp has no NFC: the rare text that is not in that form is cut otherwise than by the tokenizer."""
+
+NEARLY = {
+    name: f"llama.cpp's {name} is the tokenizer's for ASCII and for letters without case; words whose letters outside "
+    "ASCII change case, and combining marks, it cuts otherwise"
+    for name in ("gpt-4o", "tekken")
+}
+"""Names whose rules llama.cpp has only nearly, with what a user should know: all GGUF files of such models share it."""
 
 
 def pre_tokenizer_name(tokenizer: Fields) -> str:
@@ -87,5 +104,7 @@ def _step(value: Any) -> str:
             return _GPT2
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
             return f"split {pattern}"
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Removed", "invert": True}:
+            return f"split {pattern}"  # all that is no match goes: each pattern in NAMES matches all there can be
         case _:
             return "unknown"

@@ -2,7 +2,9 @@
 
     python -m tests.packager.convert.oracle setup     build .cache/oracle: torch, transformers, llama.cpp's converter
     python -m tests.packager.convert.oracle record    write golden/*.json anew
+    python -m tests.packager.convert.oracle smollm2   write smollm2.json anew: the real model's answers
 
+STOWAGE_ORACLE names another folder than .cache/oracle.
 llama.cpp's converter comes with the source distribution of llama-cpp-python. Any build of torch will do, the one for
 CPUs is the smallest: pip's own settings choose it.
 """
@@ -10,6 +12,7 @@ CPUs is the smallest: pip's own settings choose it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -22,9 +25,10 @@ from tests.checkpoints.families import TINY, write_tiny
 
 VERSION = "0.3.36"
 CONVERTER = f"llama.cpp's convert_hf_to_gguf.py, vendored in llama-cpp-python {VERSION}"
-ENVIRONMENT = Path(__file__).parents[3] / ".cache" / "oracle"
+ENVIRONMENT = Path(os.environ.get("STOWAGE_ORACLE") or Path(__file__).parents[3] / ".cache" / "oracle")
 SOURCE = ENVIRONMENT / "vendor" / "llama.cpp"
 GOLDEN = Path(__file__).with_name("golden")
+REAL = Path(__file__).with_name("smollm2.json")
 _PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "safetensors", "sentencepiece", "protobuf", "pyyaml", "tqdm")
 _NEEDED = ("/vendor/llama.cpp/convert_hf_to_gguf.py", "/vendor/llama.cpp/conversion/", "/vendor/llama.cpp/gguf-py/",
            "/vendor/llama.cpp/models/ggml-vocab", "/vendor/llama.cpp/LICENSE")  # fmt: skip
@@ -79,6 +83,16 @@ def record() -> None:
         (GOLDEN / f"{name}.json").write_text(pretty(document) + "\n")
 
 
+def record_real() -> None:
+    """What transformers computes for the real model, in fp32: the likeliest next tokens of a few texts."""
+    from tests.checkpoints.smollm2 import checkpoint
+
+    program = Path(__file__).with_name("oracle_real.py")
+    command = [ENVIRONMENT / "bin" / "python", "-I", program, checkpoint()]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    REAL.write_text(pretty(json.loads(answer)) + "\n", encoding="utf-8")
+
+
 def pretty(value: Any, indent: str = "") -> str:
     """JSON with a line for each value that is no object."""
     if not isinstance(value, dict):
@@ -93,7 +107,7 @@ def golden(name: str) -> dict[str, Any]:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-COMMANDS = {"setup": setup, "record": record}
+COMMANDS = {"setup": setup, "record": record, "smollm2": record_real}
 
 if __name__ == "__main__":
     if sys.argv[1:] not in [[name] for name in COMMANDS]:

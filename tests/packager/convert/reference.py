@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,13 @@ def weights_of(folder: Path) -> dict[str, tuple[str, Array]]:
     return weights
 
 
-def next_token(folder: Path, tokens: list[int]) -> Array:
-    """The log probabilities of the token that follows."""
+def _unwatched(name: str, inputs: Array) -> None:
+    """Nobody wants to know."""
+
+
+def next_token(folder: Path, tokens: list[int], watch: Callable[[str, Array], None] = _unwatched) -> Array:
+    """The log probabilities of the token that follows. `watch` is told what goes into each matrix of a layer, which it
+    knows by the name GGUF has for it."""
     config = json.loads((folder / "config.json").read_text())
     weight = {name: values.astype(np.float64) for name, (_, values) in weights_of(folder).items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -42,6 +48,8 @@ def next_token(folder: Path, tokens: list[int]) -> Array:
     for number in range(config["num_hidden_layers"]):
         layer = f"model.layers.{number}."
         y = norm(x, layer + "input_layernorm.weight")
+        for name in "qkv":
+            watch(f"blk.{number}.attn_{name}.weight", y)
         q, k, v = (
             (y @ weight[f"{layer}self_attn.{name}_proj.weight"].T).reshape(len(tokens), -1, size).swapaxes(0, 1)
             for name in "qkv"
@@ -51,10 +59,14 @@ def next_token(folder: Path, tokens: list[int]) -> Array:
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
         mixed = (shares @ v).swapaxes(0, 1).reshape(len(tokens), -1)
+        watch(f"blk.{number}.attn_output.weight", mixed)
         x = x + mixed @ weight[layer + "self_attn.o_proj.weight"].T
         y = norm(x, layer + "post_attention_layernorm.weight")
+        for name in ("gate", "up"):
+            watch(f"blk.{number}.ffn_{name}.weight", y)
         gate = y @ weight[layer + "mlp.gate_proj.weight"].T
         inner = gate / (1 + np.exp(-gate)) * (y @ weight[layer + "mlp.up_proj.weight"].T)
+        watch(f"blk.{number}.ffn_down.weight", inner)
         x = x + inner @ weight[layer + "mlp.down_proj.weight"].T
     output = weight["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
     logits = norm(x[-1], "model.norm.weight") @ output.T

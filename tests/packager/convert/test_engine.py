@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from artifact.progress import Quiet
 from packager.convert import convert
 from packager.convert.families import llama as family
 from tests.checkpoints.tiny import LLAMA31_ROPE, write_tiny_llama
+from tests.packager.convert import oracle
 from tests.packager.convert.reference import next_token
 from tests.packager.convert.sentencepiece import write_sentencepiece
 from tests.packager.convert.texts import PIECES, RANDOM, TEXT
@@ -27,6 +29,8 @@ CHECKPOINTS = {
     "no grouped queries": {"kv_heads": 4, "layers": 3},
     "Llama 3.1 rope": {"rope_scaling": LLAMA31_ROPE, "tokenizer": "llama-bpe", "hidden": 128},
 }
+REAL_DISTANCE = 1e-3
+REAL_DIVERGENCE = {"F32": 1e-9, "BF16": 2e-3}
 PROMPT = [(number * 37 + 11) % 300 for number in range(96)]
 
 
@@ -43,6 +47,31 @@ def served(smollm2_f16, llama) -> Iterator:
 
 def test_the_real_model_answers(served):
     assert "Paris" in served.answer(QUESTION)
+
+
+REAL = json.loads(oracle.REAL.read_text(encoding="utf-8"))["answers"]
+
+
+@pytest.mark.parametrize("precision", REAL_DIVERGENCE)
+def test_the_real_models_logits_are_those_of_transformers(smollm2, tmp_path, llama, precision):
+    """Over the likeliest tokens. The bars are wider than those of the tiny models: llama.cpp multiplies in the type of
+    the weights, and what that rounds adds up over thirty layers."""
+    converted = convert(smollm2, precision, tmp_path / "model.gguf", Quiet())
+    with llama(converted.path) as server:
+        for case in REAL:
+            expected = {int(token): value for token, value in case["likeliest"].items()}
+            found = server.next_token(case["tokens"], 2 * len(expected))
+            pairs = [(value, found[token]) for token, value in expected.items() if token in found]
+            assert len(pairs) > 0.9 * len(expected), case["text"]
+            if precision == "F32":
+                assert max(abs(value - other) for value, other in pairs) < REAL_DISTANCE, case["text"]
+            assert divergence(pairs) < REAL_DIVERGENCE[precision], case["text"]
+
+
+def divergence(pairs: list[tuple[float, float]]) -> float:
+    """Kullback-Leibler, in nats, of two distributions over the same tokens, given as log probabilities of more."""
+    first, second = (math.log(sum(map(math.exp, values))) for values in zip(*pairs, strict=True))
+    return sum(math.exp(a - first) * (a - first - b + second) for a, b in pairs)
 
 
 def test_the_real_model_answers_in_bf16(smollm2, tmp_path, llama):

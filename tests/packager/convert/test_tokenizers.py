@@ -59,7 +59,11 @@ def _as_bert_writes(token: str) -> str:
     return token[1:] if token.startswith("\u2581") else f"##{token}"
 
 
-WRITERS = {**dict.fromkeys(BYTE_LEVEL, write_byte_level), "phi-3": write_sentencepiece, "bert-bge": write_wordpiece}
+WRITERS = {
+    **dict.fromkeys(BYTE_LEVEL, write_byte_level),
+    **dict.fromkeys(("phi-3", "llama-spm"), write_sentencepiece),
+    "bert-bge": write_wordpiece,
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -83,6 +87,32 @@ def test_random_text(tmp_path, llama, kind):
         @given(st.one_of(TEXT, PIECES))
         def check(text: str) -> None:
             text = unicodedata.normalize("NFC", text)
+            assert server.tokens(text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+        check()
+
+
+CASELESS = st.lists(
+    st.one_of(
+        st.text(st.characters(max_codepoint=127), max_size=12),
+        st.sampled_from(["camelCase", "HTTPServer", "don't", "'LL", " the", "東京", "שלום", "\n", "//", "1234", "…"]),
+    ),
+    max_size=12,
+).map(lambda parts: "".join(parts).replace("\0", ""))
+
+
+@pytest.mark.parametrize("kind", ["gpt-4o", "tekken"])
+def test_text_without_case_outside_ascii(tmp_path, llama, kind):
+    """These two llama.cpp has only nearly: what it says of them is shown to hold, and where it ends."""
+    folder = write_tiny_llama(tmp_path / "model", tokenizer=kind, vocab=420)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    conversion = convert(folder, "F16", tmp_path / "model.gguf", Quiet())
+    assert f"llama.cpp's {kind} " in conversion.warning
+    with llama(conversion.path) as server:
+
+        @RANDOM
+        @given(CASELESS)
+        def check(text: str) -> None:
             assert server.tokens(text) == tokenizer.encode(text, add_special_tokens=False).ids
 
         check()

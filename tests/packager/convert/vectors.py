@@ -19,7 +19,7 @@ from tests.packager.convert import oracle
 
 RECORDED = Path(__file__).with_name("vectors.json")
 SOURCE = "llama.cpp, models/ggml-vocab-*.gguf; MIT licence, Copyright (c) 2023-2026 The ggml authors"
-BYTE_LEVEL = {"gpt-2": "gpt-2", "llama-bpe": "llama-bpe", "qwen2": "qwen2", "refact": "smollm"}
+BYTE_LEVEL = {"gpt-2": "gpt-2", "llama-bpe": "llama-bpe", "qwen2": "qwen2", "refact": "smollm", "starcoder": "smollm"}
 """Vocabularies, and what their pre-tokenizer is to our converter."""
 
 _BETWEEN = "\n__ggml_vocab_test__\n"
@@ -85,7 +85,7 @@ def wordpiece(name: str) -> dict[str, Any]:
 def main() -> None:
     recorded: dict[str, Any] = {"source": SOURCE, "release": f"llama-cpp-python {oracle.VERSION}"}
     recorded |= {name: byte_level(name) for name in BYTE_LEVEL}
-    recorded |= {"phi-3": sentencepiece("phi-3"), "bert-bge": wordpiece("bert-bge")}
+    recorded |= {name: sentencepiece(name) for name in ("phi-3", "llama-spm")} | {"bert-bge": wordpiece("bert-bge")}
     RECORDED.write_text(oracle.pretty(recorded) + "\n", encoding="utf-8")
 
 

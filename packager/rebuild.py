@@ -1,0 +1,226 @@
+"""``packager verify --rebuild``: make an artifact again from its provenance alone, and compare.
+
+Nothing is stored: the pack runs as it always does, into a place that only hashes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from artifact import mediatypes
+from artifact.descriptor import Descriptor
+from artifact.digest import Digest
+from artifact.errors import DigestMismatch, InvalidInput, Malformed, NotFound, Refused
+from artifact.locate import open_repository
+from artifact.manifest import Manifest
+from artifact.progress import Progress
+from artifact.reference import Reference
+from artifact.repository import Repository
+from artifact.source import Source
+from artifact.terminal import note, print_json, progress_bars
+from artifact.version import __version__
+from packager.attestations import OLLAMA
+from packager.checkpoint import Checkpoint
+from packager.hashing import digests_of, hash_source
+from packager.pack import Options, pack
+from packager.packed import Packed, open_packed
+from packager.production import OWN, Production
+from packager.source import open_source
+from supplychain.bundle import Bundle
+from supplychain.evidence import collect
+from supplychain.predicate import PROVENANCE
+from supplychain.provenance import LOCAL, Provenance
+from supplychain.statement import Statement
+
+_SHOWN = 5
+
+
+class NotReproduced(Refused):
+    """Packing again gave another artifact."""
+
+    code = "not-reproduced"
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The digests of an artifact and of what came out when it was made again; `differences` in words, none if they are
+    equal. `sources` are those files of the source that are not the recorded ones."""
+
+    recorded: Digest
+    rebuilt: Digest
+    differences: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result for scripts."""
+        return {
+            "recorded": str(self.recorded), "rebuilt": str(self.rebuilt), "reproduced": self.recorded == self.rebuilt,
+            "differences": list(self.differences), "sources": list(self.sources),
+        }  # fmt: skip
+
+
+def verify_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="The artifact, in a registry, a layout or the store.")],
+    again: Annotated[bool, typer.Option("--rebuild", help="Pack it again from its provenance and compare.")] = False,
+    source: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Where the source is; by default what the provenance names.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The importance matrix it was quantised by.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")
+    ] = False,
+) -> None:
+    """Pack an artifact again from its recorded provenance, and compare the digests. Exit status 3 if they differ.
+
+    Whose signature is on it is not asked here: runner verify REF --policy FILE does that.
+
+    Example: packager verify localhost:5000/ai/smollm2:135M-F16 --rebuild --source ./SmolLM2-135M-Instruct
+    """
+    if not again:
+        raise InvalidInput("say --rebuild to pack it again; signatures are verified by runner verify REF --policy FILE")
+    reference = Reference.parse(ref)
+    packed = open_packed(open_repository(reference, plain_http=plain_http), reference)
+    made = provenance_of(packed.repository, packed.descriptor.digest)
+    if made.tools.get("stowage") not in (None, __version__):
+        note(f"made with version {made.tools['stowage']}, this is {__version__}: a difference may come from that")
+    checkpoint = open_source(source or named_source(made), made.file_filter, plain_http=plain_http)
+    options = options_of(made, imatrix)
+    with progress_bars() as progress:
+        result = rebuild(packed, made, checkpoint, options, progress)
+    if json:
+        print_json(result.to_json())
+    if result.differences:
+        why = f"; the source has other bytes: {_listed(result.sources)}" if result.sources else ""
+        raise NotReproduced(f"{ref} is not what its provenance gives: {_listed(result.differences)}{why}")
+    if not json:
+        note(f"reproduced: {len(packed.layers)} files, {packed.config.precision} {packed.config.format}, same digest")
+        print(reference.with_digest(result.rebuilt), flush=True)
+
+
+def provenance_of(repository: Repository, subject: Digest) -> Provenance:
+    """The provenance recorded of `subject`, whoever signed it: to repeat it needs no trust. Raises `NotFound`."""
+    broken = None
+    for item in collect(repository, subject).items:
+        if not isinstance(item.content, Bundle):
+            continue
+        try:
+            statement = Statement.parse(item.content.envelope.payload)
+            if statement.predicate_type == PROVENANCE and statement.names(subject):
+                return Provenance.parse(statement.predicate)
+        except Malformed as error:
+            broken = error
+    raise broken or NotFound(f"{repository.place} has no provenance of {subject.short}: packager pack --sign writes it")
+
+
+def named_source(made: Provenance) -> str:
+    """The source as a user would name it. Raises `InvalidInput` if it is known only to who packed it."""
+    if made.source == LOCAL:
+        raise InvalidInput("the source was local and its place is not recorded: name it with --source")
+    return f"{made.source}@{made.revision}"
+
+
+def options_of(made: Provenance, imatrix: Path | None = None) -> Options:
+    """The options that give the recorded artifact again. Raises `InvalidInput` if it wants an importance matrix and
+    `imatrix` is not the one."""
+    recorded = next((file.digest for file in made.files if file.path == made.imatrix), None)
+    if recorded is not None:
+        if imatrix is None:
+            raise InvalidInput(
+                f"it was quantised by the importance matrix {made.imatrix}: name the file with --imatrix"
+            )
+        if not recorded.matches(imatrix.read_bytes()):
+            raise InvalidInput(f"{imatrix} is not the importance matrix it was quantised by ({recorded.short})")
+    return Options(
+        format=made.format,
+        precision=made.precision,
+        layout=made.layout.removesuffix(OLLAMA),
+        created=made.created,
+        allowed=frozenset(made.allowed),
+        base=Digest.parse(made.base) if made.base else None,
+        ollama=made.layout.endswith(OLLAMA),
+        production=Production(
+            imatrix=imatrix if recorded else None, converter=made.converter or OWN, split_max_size=made.split_max_size
+        ),
+    )
+
+
+def rebuild(packed: Packed, made: Provenance, checkpoint: Checkpoint, options: Options, progress: Progress) -> Rebuilt:
+    """Pack `checkpoint` with `options`, those of `made`, and compare with `packed`."""
+    place = _Nowhere()
+    if checkpoint.adapter:
+        # An adapter has its base's architecture where it states none itself.
+        description = replace(checkpoint.description, architecture=packed.config.architecture)
+        checkpoint = replace(checkpoint, description=description)
+    descriptor, _ = pack(checkpoint, place, None, options, progress)
+    if descriptor.digest == packed.descriptor.digest:
+        return Rebuilt(packed.descriptor.digest, descriptor.digest, (), ())
+    differences = _differences(packed.manifest, place.model)
+    return Rebuilt(packed.descriptor.digest, descriptor.digest, differences, _other_sources(made, checkpoint, progress))
+
+
+def _differences(recorded: Manifest, rebuilt: Manifest) -> tuple[str, ...]:
+    found = []
+    before, after = (
+        {layer.annotations.get(mediatypes.FILEPATH, ""): layer for layer in manifest.layers}
+        for manifest in (recorded, rebuilt)
+    )
+    for path in sorted(before.keys() | after.keys()):
+        if path not in after:
+            found.append(f"{path} is not made any more")
+        elif path not in before:
+            found.append(f"{path} was not there")
+        elif before[path].digest != after[path].digest:
+            found.append(f"{path} is {after[path].digest.short}, recorded is {before[path].digest.short}")
+        elif before[path] != after[path] or before[path].annotations != after[path].annotations:
+            found.append(f"{path} is described otherwise")
+    keys = sorted(recorded.annotations.keys() | rebuilt.annotations.keys())
+    found += [
+        f"annotation {key} is {rebuilt.annotations.get(key)!r}, recorded is {recorded.annotations.get(key)!r}"
+        for key in keys
+        if recorded.annotations.get(key) != rebuilt.annotations.get(key)
+    ]
+    return tuple(found) or ("the config is another one",)
+
+
+def _other_sources(made: Provenance, checkpoint: Checkpoint, progress: Progress) -> tuple[str, ...]:
+    recorded = {file.path: file.digest for file in made.files if file.path != made.imatrix}
+    files = checkpoint.sources
+    held = dict(zip([file.path for file in files], digests_of(files, progress), strict=True))
+    return tuple(sorted(path for path in recorded.keys() | held.keys() if recorded.get(path) != held.get(path)))
+
+
+def _listed(items: tuple[str, ...]) -> str:
+    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+class _Nowhere:
+    """A place for an artifact that keeps nothing of it but the manifest."""
+
+    def __init__(self) -> None:
+        self.model = Manifest(Descriptor.of(b"", "application/octet-stream"), ())
+
+    def manifest(self, reference: str | Digest) -> tuple[Descriptor, bytes]:
+        raise NotFound(f"no manifest {reference}")
+
+    def push_manifest(self, raw: bytes, media_type: str, tag: str | None = None) -> Descriptor:
+        self.model = Manifest.parse(raw, media_type)
+        return Descriptor.of(raw, media_type)
+
+    def push_blob(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
+        if self.add_blob(str(descriptor.digest), descriptor.size, source, progress) != descriptor.digest:
+            raise DigestMismatch(f"the bytes are not those of {descriptor.digest}")
+        return True
+
+    def add_blob(self, name: str, size: int, source: Source, progress: Progress) -> Digest:
+        return hash_source(name, size, source, progress)
+
+    def mount_blob(self, digest: Digest, origin: Repository) -> bool:
+        return True

@@ -1,0 +1,119 @@
+"""Packing reads each byte of its source once, and keeps no copy on the way: counted by the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifact.locate import open_repository, resolve
+from artifact.reference import Reference
+from packager import convert
+from tests.checkpoints.tiny import write_tiny_llama
+
+SCRIPT = """
+import json, sys
+from packager import cli, convert
+def counted():
+    return {key: int(value) for key, value in (line.split(": ") for line in open("/proc/self/io"))}
+before = counted()
+try:
+    cli.main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+after = counted()
+print(json.dumps([after["rchar"] - before["rchar"], after["wchar"] - before["wchar"]]))
+"""
+SLACK = 4 * 2**20
+"""Bytes of headers, configurations and modules that are loaded late."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of some 13 MB: larger than what is read whole."""
+    folder = tmp_path_factory.mktemp("large") / "model"
+    return write_tiny_llama(folder, hidden=768, intermediate=2048, heads=8, kv_heads=4, layers=2, shards=2)
+
+
+def weights(folder: Path) -> int:
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    assert min(sizes) > 2 * SLACK
+    return sum(sizes)
+
+
+def packed(tmp_path: Path, *args: str | Path) -> tuple[str, int, int]:
+    """The last line of the command, and how many bytes it read and wrote (sockets are not counted)."""
+    environment = {**os.environ, "STOWAGE_STORE": str(tmp_path / "store"), "COSIGN_PASSWORD": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, args)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    line, counts = done.stdout.splitlines()[-2:]
+    read, written = json.loads(counts)
+    return line, read, written
+
+
+CONVERT = ("--format", "gguf", "--precision", "F16")
+
+
+@pytest.mark.parametrize("options", [(), CONVERT], ids=["as it is", "converted"])
+def test_packing_into_the_store_reads_and_writes_once(checkpoint: Path, tmp_path: Path, options: tuple) -> None:
+    _, read, written = packed(tmp_path, "pack", checkpoint, f"oci:{tmp_path}/out", *options)
+    size = weights(checkpoint)
+    assert size <= read <= size + SLACK
+    assert size <= written <= size + SLACK
+
+
+@pytest.mark.parametrize("options", [(), CONVERT], ids=["as it is", "converted"])
+def test_packing_into_a_registry_reads_once_and_writes_nothing(
+    checkpoint: Path, tmp_path: Path, registry_server, options: tuple
+) -> None:
+    host = registry_server(tmp_path / "storage").host
+    line, read, written = packed(tmp_path, "pack", checkpoint, f"{host}/acme/model", "--push", *options)
+    size = weights(checkpoint)
+    assert size <= read <= size + SLACK
+    assert written <= SLACK
+    here, _, _ = packed(tmp_path, "pack", checkpoint, f"oci:{tmp_path}/out", *options)
+    assert here.rpartition("@")[2] == line.rpartition("@")[2]
+    reference = Reference.parse(line)
+    assert resolve(open_repository(reference), reference).digest == reference.digest
+
+
+def test_what_the_registry_has_is_not_sent_again(checkpoint: Path, tmp_path: Path, registry_server) -> None:
+    server = registry_server(tmp_path / "storage")
+    command = ("pack", checkpoint, f"{server.host}/acme/model", "--push")
+    first, _, _ = packed(tmp_path, *command)
+    kept = stored(tmp_path / "storage")
+    again, read, _ = packed(tmp_path, *command)
+    assert again == first and stored(tmp_path / "storage") == kept
+    assert read <= weights(checkpoint) + SLACK
+
+
+def stored(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "data" in path.parts)
+
+
+def test_a_conversion_can_be_gone_on_with_anywhere(checkpoint: Path) -> None:
+    """What a broken upload asks for: the bytes from any offset, the same each time."""
+    planned = convert.plan_conversion(checkpoint, "Q8_0")
+    whole = taken(planned, 0, planned.size + 1)
+    assert len(whole) == planned.size and whole.startswith(planned.header)
+    tensors = [len(planned.header)]
+    for tensor in planned.tensors:
+        tensors.append(tensors[-1] + tensor.entry.length + tensor.entry.padding)
+    assert tensors[-1] == planned.size
+    for offset in (1, *(place + step for place in tensors for step in (-1, 0, 1))):
+        if 0 <= offset <= planned.size:
+            assert taken(planned, offset, 100) == whole[offset : offset + 100], offset
+
+
+def taken(planned: convert.Plan, offset: int, count: int) -> bytes:
+    buffer, filled = memoryview(bytearray(count)), 0
+    with planned.source(offset) as reader:
+        while filled < count and (got := reader.readinto(buffer[filled:])):
+            filled += got
+    return bytes(buffer[:filled])
