@@ -13,12 +13,14 @@ from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.errors import Malformed
 from artifact.filepath import checked_paths
-from artifact.manifest import Manifest
+from artifact.filetypes import is_code_name, is_unsafe_weight_name
+from artifact.manifest import Index, Manifest
 from artifact.modelconfig import MAX_CONFIG, ModelConfig
-from artifact.weights.precision import Facts, disagreement
+from artifact.weights.precision import Facts, disagreement, is_precision_tag
 from registry.blobs import Blobs
 from registry.config import sections
-from registry.manifests import StoredManifest
+from registry.manifests import Manifests, StoredManifest
+from registry.store.protocol import Missing
 from supplychain.glob import matches
 
 _CONFIGS = (mediatypes.MODEL_CONFIG, mediatypes.DOCKER_MODEL_CONFIG_V01, mediatypes.DOCKER_MODEL_CONFIG_V02)
@@ -29,38 +31,62 @@ _LAYER = re.compile(
 _DOCKER_LAYER = "application/vnd.docker.ai."
 _WEIGHTS = ("application/vnd.cncf.model.weight.v1.", mediatypes.DOCKER_GGUF, mediatypes.DOCKER_SAFETENSORS)
 _DOCKER_CONFIGS = (mediatypes.DOCKER_MODEL_CONFIG_V01, mediatypes.DOCKER_MODEL_CONFIG_V02)
+_MODEL_LAYERS = ("application/vnd.cncf.model.", _DOCKER_LAYER)
+_KINDS = {"code": is_code_name, "unsafe-weights": is_unsafe_weight_name}
 
 
 def is_model(manifest: StoredManifest) -> bool:
-    """Whether a manifest is, or says it is, that of a model. Raises `Malformed` if it cannot be read."""
+    """Whether a manifest is, or says in any way it is, that of a model. Raises `Malformed` if it cannot be read."""
     document = manifest.document
     if not isinstance(document, Manifest):
-        return False
-    return document.config.media_type.startswith(_MODEL_CONFIGS) or document.artifact_type == mediatypes.MODEL_MANIFEST
+        return document.artifact_type == mediatypes.MODEL_MANIFEST
+    return (
+        document.config.media_type.startswith(_MODEL_CONFIGS)
+        or document.artifact_type == mediatypes.MODEL_MANIFEST
+        or any(layer.media_type.startswith(_MODEL_LAYERS) for layer in document.layers)
+    )
 
 
 class Admission:
     """The checks of one registry."""
 
-    def __init__(self, blobs: Blobs, settings: sections.Admission | None = None) -> None:
+    def __init__(self, blobs: Blobs, manifests: Manifests, settings: sections.Admission | None = None) -> None:
         self._blobs = blobs
+        self._manifests = manifests
         self._settings = settings or sections.Admission()
 
     def admit(self, name: str, manifest: StoredManifest, tags: Sequence[str]) -> None:
         """Check a manifest that has passed `Manifests.check` and the tags it is to be given. Raises `Malformed`."""
         document = manifest.document
-        if not isinstance(document, Manifest) or not is_model(manifest):
+        if not isinstance(document, Manifest):
+            if any(map(is_precision_tag, tags)) and self._lists_models(name, manifest, document):
+                raise Malformed("a tag that states the precision of a model points at its manifest, never at an index")
+            return
+        if not is_model(manifest):
             return
         if self._settings.layout:
             check_layout(document)
-        if self._settings.refuse:
-            check_files(document, self._settings.refuse)
+        check_files(document, self._settings.refuse, self._settings.refuse_kinds)
         config = self._config(name, document)
-        facts = facts_stated(config) if config is not None else None
+        facts = facts_stated(config) if config is not None else facts_annotated(document)
         for tag in tags:
             problem = disagreement(tag, facts) if facts is not None and facts.precision else None
             if problem is not None:
                 raise Malformed(problem)
+
+    def _lists_models(self, name: str, manifest: StoredManifest, index: Index) -> bool:
+        if is_model(manifest):
+            return True
+        for item in index.manifests:
+            try:
+                listed = self._manifests.by_digest(name, item.digest)
+            except Missing:
+                continue
+            if is_model(listed) or (
+                isinstance(listed.document, Index) and self._lists_models(name, listed, listed.document)
+            ):
+                return True
+        return False
 
     def _config(self, name: str, document: Manifest) -> ModelConfig | None:
         """The model's config; None for a model in a format of someone else's, which makes no promise that could be
@@ -99,12 +125,18 @@ def check_layout(document: Manifest) -> None:
     checked_paths([path for layer in document.layers for path in _paths(layer)[:1]])
 
 
-def check_files(document: Manifest, refuse: Sequence[str]) -> None:
-    """That no file has a name that is refused. Raises `Malformed`, also for archives: what is in them is not seen."""
+def check_files(document: Manifest, refuse: Sequence[str], kinds: Sequence[str] = ()) -> None:
+    """That no file has a name, or by its name a kind, that is refused. Raises `Malformed`, also for archives: what is
+    in them is not seen."""
+    if not refuse and not kinds:
+        return
     for layer in document.layers:
         if ".tar" in layer.media_type:
             raise Malformed(f"layer {layer.digest.short} is an archive: file names in it cannot be checked, push files")
         for path in _paths(layer):
+            for kind in kinds:
+                if _KINDS[kind](path):
+                    raise Malformed(f"file {path[:200]!r} is refused here: no {kind.replace('-', ' ')} in a model")
             folded = path.casefold()
             for pattern in refuse:
                 if matches(pattern.casefold(), folded.rpartition("/")[2]) or matches(pattern.casefold(), folded):
@@ -114,6 +146,15 @@ def check_files(document: Manifest, refuse: Sequence[str]) -> None:
 def _paths(layer: Descriptor) -> list[str]:
     keys = (mediatypes.FILEPATH, mediatypes.TITLE)
     return [layer.annotations[key] for key in keys if key in layer.annotations]
+
+
+def facts_annotated(document: Manifest) -> Facts | None:
+    """What annotations alone say about the weights; None if they do not state a format and a precision."""
+    annotations = document.annotations
+    stated = annotations.get(mediatypes.FORMAT, ""), annotations.get(mediatypes.PRECISION, "")
+    parameters = annotations.get(mediatypes.PARAMETERS, "")
+    count = int(parameters) if parameters.isdecimal() and len(parameters) <= 18 else 0
+    return Facts(*stated, count, ((stated[1], 1.0),)) if all(stated) else None
 
 
 def facts_stated(config: ModelConfig) -> Facts:

@@ -8,12 +8,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from artifact.progress import Progress
-from artifact.terminal import print_json, progress_bars, run
-from artifact.version import __version__
+from artifact.terminal import VersionOption, print_json, progress_bars, run
 from registry.config.command import configuration
-from registry.config.sections import DEFAULT_LISTEN, DEFAULT_STORAGE
+from registry.config.read import load
+from registry.config.sections import DEFAULT_LISTEN, DEFAULT_STORAGE, Config
 from registry.fsck import Checker, Finding
-from registry.gc.command import gc
+from registry.gc.command import ConfigFile, Storage, gc
 from registry.serve import serve
 from registry.settings import Settings
 from registry.store.open import open_store
@@ -29,22 +29,10 @@ app = typer.Typer(
 )
 
 _STORAGE_HELP = "A folder, or s3://BUCKET[/PREFIX]. S3 endpoint and credentials by the standard AWS variables."
-_Storage = Annotated[str, typer.Option("--storage", metavar="DIR|s3://BUCKET[/PREFIX]", help=_STORAGE_HELP)]
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"registry {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
+@app.callback(epilog="Example: registry serve")
+def _main(version: VersionOption = False) -> None: ...
 
 
 @app.command("serve", epilog="Example: registry serve --storage /srv/registry --listen 127.0.0.1:5000")
@@ -91,14 +79,20 @@ app.command("gc", epilog="Example: registry gc --storage s3://models --dry-run")
 
 @app.command(epilog="Example: registry fsck --storage /srv/registry --json")
 def fsck(
-    storage: _Storage = DEFAULT_STORAGE,
+    storage: Storage = None,
+    config_file: ConfigFile = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Change nothing: as without it, for scripts that say so."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Hash everything in the store again and report what is wrong. Changes nothing; exit status 1 if anything is.
 
     Reports missing blobs, wrong bytes, dangling links, orphan data and orphan uploads.
     """
-    store = open_store(storage, create=False)
+    config = load(config_file) if config_file is not None else Config()
+    store = open_store(storage or config.server.storage, create=False)
     with progress_bars() as bars:
         checker = Checker(store, lambda name, size: _advance(bars, name, size))
         findings = list(checker.run())

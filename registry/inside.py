@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import DigestMismatch, Malformed, StowageError
 from artifact.progress import Progress
+from artifact.reference import referrers_tag
 from artifact.repository import Repository
 from artifact.source import Reader, Source
+from registry import keys
 from registry.blobs import Blobs
 from registry.manifests import Manifests
 from registry.referrers import Referrers
 from registry.store.protocol import Missing, ObjectStore, Stream
 from registry.tags import Tags
+from supplychain.evidence import signature_tag
 
 _MAX_BLOB = 4 * 1024 * 1024
 _PAGE = 1000
@@ -58,7 +62,20 @@ class StoredRepository:
         return found
 
     def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
-        return [Descriptor.from_json(item) for item in self._referrers.of(self._name, subject, artifact_type)]
+        return list(self._referrers.of(self._name, subject, artifact_type))
+
+    def evidence(self, subject: Digest) -> tuple[str, ...]:
+        """What there is in favour of a digest, by name alone: it changes when a signature comes, goes or is replaced,
+        and costs a listing and a few small reads."""
+        found: list[str] = []
+        prefix, last = keys.referrers(self._name, subject), ""
+        while page := self._store.list(prefix, start_after=last):
+            found += [entry.key.removeprefix(prefix) for entry in page]
+            last = page[-1].key
+        for tag in (referrers_tag(subject), signature_tag(subject)):
+            with suppress(Missing):
+                found.append(f"{tag} {self._tags.resolve(self._name, tag)}")
+        return tuple(found)
 
     def has_blob(self, digest: Digest) -> bool:
         try:
@@ -84,6 +101,9 @@ class StoredRepository:
             yield _Reader(stream)
         finally:
             stream.close()
+
+    def blob_source(self, descriptor: Descriptor) -> Source:
+        return partial(self.open_blob, descriptor)
 
     def push_manifest(self, raw: bytes, media_type: str, tag: str | None = None) -> Descriptor:
         raise ReadOnly(f"{self._name} is only read here")

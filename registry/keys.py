@@ -10,6 +10,8 @@
     repos/<name>/_referrers/<algorithm>/<subject>/<hex>   descriptor of a manifest that refers to the subject
     uploads/<id>/session                              state of an upload
     robots/<name>                                     a robot account
+    events/<owner>/<receiver>/<when>-<nonce>          events that a webhook has not been told yet
+    events/<owner>/lease                              until when a process answers for telling them
     gc/lease                                          who collects garbage, and until when
     gc/data/<upload id>                               since when a data object has been one that no record speaks of
 
@@ -29,6 +31,7 @@ DATA = "data/"
 RECORDS = "blobs/"
 UPLOADS = "uploads/"
 ROBOTS = "robots/"
+EVENTS = "events/"
 
 _UPLOAD_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -92,6 +95,16 @@ def referrer(name: str, subject: Digest, digest: Digest) -> str:
 def robot(name: str) -> str:
     """A robot account."""
     return ROBOTS + name
+
+
+def events(owner: str) -> str:
+    """Prefix of the events that a process is to deliver."""
+    return f"{EVENTS}{owner}/"
+
+
+def events_lease(owner: str) -> str:
+    """Until when a process answers for its events."""
+    return f"{EVENTS}{owner}/lease"
 
 
 def upload(id_: str) -> str:

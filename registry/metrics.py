@@ -45,12 +45,14 @@ SENT = Family("sent_bytes_total", "counter", "Bytes of bodies sent; not those th
 STORE_ERRORS = Family("store_errors_total", "counter", "Requests that failed because the object store did.")
 LIMITED = Family("limited_total", "counter", "Requests refused because their sender made too many.")
 EVENTS = Family("events_total", "counter", "Webhook events by what became of them.", ("outcome",))
+WAITING = Family("events_waiting", "gauge", "Pushes, deletions and moved tags that a webhook is still to be told of.")
 GC_CYCLES = Family("gc_cycles_total", "counter", "Cycles of the garbage collector that ran to their end.")
 GC_OBJECTS = Family("gc_objects_total", "counter", "Objects by what the garbage collector did with them.", ("what",))
 GC_BYTES = Family("gc_deleted_bytes_total", "counter", "Bytes the garbage collector gave back.")
 
 FAMILIES = (
-    REQUESTS, IN_FLIGHT, UPLOADS, RECEIVED, SENT, STORE_ERRORS, LIMITED, EVENTS, GC_CYCLES, GC_OBJECTS, GC_BYTES,
+    REQUESTS, IN_FLIGHT, UPLOADS, RECEIVED, SENT, STORE_ERRORS, LIMITED, EVENTS, WAITING, GC_CYCLES, GC_OBJECTS,
+    GC_BYTES,
 )  # fmt: skip
 
 _Sample = tuple[str, tuple[str, ...]]

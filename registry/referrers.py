@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import Malformed
-from artifact.manifest import Index
+from artifact.manifest import MAX_BYTES, Index
 from registry import keys
 from registry.manifests import Manifests, StoredManifest
-from registry.store.protocol import Missing, ObjectStore
+from registry.store.protocol import Entry, Missing, ObjectStore
 
 _FETCH = ThreadPoolExecutor(max_workers=16, thread_name_prefix="referrers")
 
@@ -36,21 +37,26 @@ class Referrers:
         if manifest.subject is not None:
             self._store.delete(keys.referrer(name, manifest.subject, manifest.digest))
 
-    def of(self, name: str, subject: Digest, artifact_type: str | None = None) -> list[dict[str, Any]]:
-        """Descriptors of the manifests that refer to a subject, by digest, with those that a client listed under the
-        fallback tag (distribution-spec, "Enabling the Referrers API")."""
-        found = {str(item.digest): item for item in self._fallback(name, subject)}
-        prefix, last = keys.referrers(name, subject), ""
+    def of(
+        self, name: str, subject: Digest, artifact_type: str | None = None, after: Digest | None = None
+    ) -> Iterator[Descriptor]:
+        """The manifests that refer to a subject, by the digits of their digests, from the first beyond those of
+        `after`; with those that a client listed under the fallback tag (distribution-spec, "Enabling the Referrers
+        API"). They are read as they are asked for: annotations can be large."""
+        beyond, seen = after.hex if after else "", ""
+        both = heapq.merge(self._listed(name, subject, beyond), self._fallback(name, subject, beyond), key=_digits)
+        for item in both:
+            if item.digest.hex != seen and (artifact_type is None or item.artifact_type == artifact_type):
+                yield item
+            seen = item.digest.hex
+
+    def _listed(self, name: str, subject: Digest, beyond: str) -> Iterator[Descriptor]:
+        prefix = keys.referrers(name, subject)
+        last = prefix + beyond if beyond else ""
         while page := self._store.list(prefix, start_after=last):
-            for item in _FETCH.map(self._read, [entry.key for entry in page]):
-                if item is not None:
-                    found[str(item.digest)] = item
+            for batch in _batches(page):
+                yield from (item for item in _FETCH.map(self._read, batch) if item is not None)
             last = page[-1].key
-        return [
-            item.to_json()
-            for _, item in sorted(found.items())
-            if artifact_type is None or item.artifact_type == artifact_type
-        ]
 
     def _read(self, key: str) -> Descriptor | None:
         try:
@@ -58,20 +64,38 @@ class Referrers:
         except (Missing, Malformed, ValueError):
             return None  # deleted since the listing, or damaged: fsck reports it
 
-    def _fallback(self, name: str, subject: Digest) -> list[Descriptor]:
+    def _fallback(self, name: str, subject: Digest, beyond: str) -> Iterator[Descriptor]:
         try:
             index = self._manifests.find(name, f"{subject.algorithm}-{subject.hex[:64]}")
             if index.media_type != mediatypes.IMAGE_INDEX:
-                return []
+                return
             listed = Index.parse(index.raw).manifests
         except (Missing, Malformed):
-            return []
-        known = []
-        for item in listed:
+            return
+        for item in sorted(listed, key=_digits):
+            if item.digest.hex <= beyond:
+                continue
             try:
                 manifest = self._manifests.by_digest(name, item.digest)
+                if manifest.subject == subject:
+                    yield manifest.descriptor
             except (Missing, Malformed):
                 continue
-            if manifest.subject == subject:
-                known.append(manifest.descriptor)
-        return known
+
+
+def _digits(item: Descriptor) -> str:
+    return item.digest.hex
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[list[str]]:
+    """Keys to read at once: no more than fit into one answer."""
+    batch: list[str] = []
+    size = 0
+    for entry in entries:
+        if batch and size + entry.size > MAX_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry.key)
+        size += entry.size
+    if batch:
+        yield batch

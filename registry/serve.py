@@ -10,7 +10,8 @@ import socket
 import ssl
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -23,12 +24,13 @@ from artifact.errors import StowageError
 from artifact.terminal import note
 from registry.config.files import check_files
 from registry.config.sections import Config
-from registry.gc.background import BackgroundCollector, collect_while_serving
-from registry.http.app import create_app
-from registry.http.blobs import Redirects
+from registry.gc.background import BackgroundCollector
+from registry.http.app import Registry, create_app
 from registry.http.connection import Connection
-from registry.http.operation import Operation
+from registry.http.operation import Operation, Shared
+from registry.http.tls import context
 from registry.listen import listen_address
+from registry.reload import Reloading, accepted, read_again, refused
 from registry.settings import Settings, effective
 from registry.store.open import open_store
 from registry.store.probe import conditional_writes_are_atomic
@@ -36,7 +38,8 @@ from registry.store.probe import conditional_writes_are_atomic
 _DRAIN = 30  # seconds running requests have after SIGTERM
 _SETTINGS = "STOWAGE_REGISTRY_SETTINGS"
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_COUNTS = "STOWAGE_REGISTRY_COUNTS"  # the folder in which server processes add up their metrics
+_SHARED = "STOWAGE_REGISTRY_SHARED"  # the folder of what server processes have in common
+_UNANSWERED = 60  # seconds a server process may say nothing before it is killed: a loaded machine is not a dead process
 
 
 class PortTaken(StowageError):
@@ -69,10 +72,35 @@ def serve(settings: Settings) -> NoReturn:
     if config.server.workers == 1:
         server.run(sockets=[listener])
     else:
-        with tempfile.TemporaryDirectory(prefix="stowage-registry-") as counts:
-            os.environ[_COUNTS] = counts
-            Multiprocess(server.config, sockets=[listener]).run()
+        with tempfile.TemporaryDirectory(prefix="stowage-registry-") as folder:
+            Shared.create(Path(folder))
+            os.environ[_SHARED] = folder
+            Workers(server.config, listener, settings, config).run()
     sys.exit(0 if server.started or config.server.workers > 1 else 1)
+
+
+class Workers(Multiprocess):
+    """Server processes that share a socket. On SIGHUP they read the configuration again, if it can be used."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, settings: Settings, running: Config) -> None:
+        super().__init__(config, [listener])
+        self._settings = settings
+        self._running = running
+
+    def handle_hup(self) -> None:
+        if self._settings.config is None:
+            self.should_exit.set()
+            return
+        try:
+            config = read_again(self._settings, self._running)
+        except StowageError as error:
+            refused(self._settings, error)
+            return
+        self._running = config
+        for process in self.processes:
+            if process.pid is not None and process.process.is_alive():
+                os.kill(process.pid, signal.SIGHUP)
+        accepted(self._settings, config)
 
 
 def _uvicorn(config: Config) -> uvicorn.Config:
@@ -91,6 +119,8 @@ def _uvicorn(config: Config) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=75,  # longer than clients keep idle connections, so that none is reused as it closes
         timeout_graceful_shutdown=_DRAIN,
+        timeout_worker_healthcheck=_UNANSWERED,
+        ssl_context_factory=None if tls is None else context,
         ssl_certfile=None if tls is None else str(tls.certificate),
         ssl_keyfile=None if tls is None else str(tls.key),
         ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),
@@ -105,16 +135,33 @@ def _drained(_signal: int, _frame: FrameType | None) -> Any:
 
 def app_from_environment() -> Starlette:
     """The application of one server process, with the settings its parent left in the environment."""
-    config, _ = effective(Settings.from_text(os.environ[_SETTINGS]))
+    settings = Settings.from_text(os.environ[_SETTINGS])
+    config, _ = effective(settings)
     store = open_store(config.server.storage)
     _give_memory_back()
-    shared = os.environ.get(_COUNTS)
-    operation = Operation(config, Path(shared) if shared else None)
-    app = create_app(store, Redirects(enabled=config.server.redirect), config, operation)
-    if config.gc.interval:
-        collector = BackgroundCollector(store, config.gc.interval, grace=config.gc.grace, observe=operation.collected)
-        collect_while_serving(app, collector)
+    folder = os.environ.get(_SHARED)
+    operation = Operation(store, Shared.of(Path(folder)) if folder else None)
+    app = create_app(store, config, operation)
+    collector = BackgroundCollector(store, config.gc.interval, grace=config.gc.grace, observe=operation.collected)
+    _while_serving(app, collector, settings, alone=not folder)
     return app
+
+
+def _while_serving(app: Registry, collector: BackgroundCollector, settings: Settings, alone: bool) -> None:
+    """Run with the application what runs beside it."""
+    serving = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(running: Starlette) -> AsyncIterator[object]:
+        async with AsyncExitStack() as stack:
+            state = await stack.enter_async_context(serving(running))
+            if settings.config is not None:
+                await stack.enter_async_context(Reloading(app, collector, settings, alone).listening())
+            collector.start()
+            stack.callback(collector.stop)
+            yield state
+
+    app.router.lifespan_context = lifespan  # type: ignore[assignment]
 
 
 def _give_memory_back() -> None:

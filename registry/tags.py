@@ -21,11 +21,11 @@ class Tags:
         return _digest(self._store.get(keys.tag(name, tag)).data)
 
     def point(
-        self, name: str, tag: str, digest: Digest, may_move: Callable[[Digest], None] | None = None
+        self, name: str, tag: str, digest: Digest, before: Callable[[Digest | None], None] | None = None
     ) -> Digest | None:
-        """Make a tag point at a digest. Of two that do so at once, the last one stands. `may_move` is asked, with what
-        the tag points at, before it is moved to something else, and raises if it may not be.
-        Returns what the tag pointed at before."""
+        """Make a tag point at a digest. Of two that do so at once, the last one stands. `before` is called, with what
+        the tag points at, each time before it is written, and raises if it may not be; it is not called where the tag
+        points at the digest already. Returns what the tag pointed at before."""
         key = keys.tag(name, tag)
         while True:
             try:
@@ -33,14 +33,16 @@ class Tags:
                 if current.data == str(digest).encode():
                     return digest
                 previous = _digest(current.data)
-                if may_move is not None:
-                    may_move(previous)
+                if before is not None:
+                    before(previous)
                 self._store.put(key, str(digest).encode(), if_match=current.etag)
                 return previous
             except Missing:
                 pass
             except Conflict:
                 continue
+            if before is not None:
+                before(None)
             try:
                 self._store.put(key, str(digest).encode(), if_none_match=True)
                 return None

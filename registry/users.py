@@ -23,7 +23,12 @@ from registry.config.read import load
 from registry.config.sections import Config
 from registry.store.open import open_store
 
-users = typer.Typer(name="user", help="Who can log in: people (htpasswd) and robots.", no_args_is_help=True)
+users = typer.Typer(
+    name="user",
+    help="Who can log in: people (htpasswd) and robots.",
+    epilog="Example: registry user add alice --htpasswd htpasswd",
+    no_args_is_help=True,
+)
 
 _CONFIG_HELP = "registry.toml, which names the htpasswd file and the storage."
 _ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="registry.toml", help=_CONFIG_HELP)]

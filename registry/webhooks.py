@@ -1,116 +1,205 @@
 """Telling others what happened: events posted to the URLs of the configuration, and to no others.
 
-A push never waits for a receiver. Each receiver has a queue of its own, in order, with an end: when a receiver is down
-for so long that its queue is full, further events for it are dropped and counted. Events live in memory; those that
-wait when the process is killed are lost, so a receiver that must know everything compares with the registry at times.
+A push never waits for a receiver. What a receiver is to be told is written to the object store before the change it
+tells of is made, and removed from there once it has been told: see `registry.outbox`. Each receiver has a thread, which
+tells it one thing after the other.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
-import queue
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
-from artifact.version import __version__
+from artifact.errors import Malformed, NotFound, Refused, StowageError
 from registry.config.sections import Webhook
-from registry.events import CONTENT_TYPE, Event
-from registry.metrics import EVENTS, Metrics
-from supplychain.glob import matches
+from registry.events import Event
+from registry.metrics import EVENTS, WAITING, Metrics
+from registry.outbox import Outbox
+from registry.receiver import FIRST_DELAY, MOST_WAITING, Receiver
+from registry.store.protocol import ObjectStore
 
-SIGNATURE = "X-Stowage-Signature"
-"""The header with ``sha256=`` and the HMAC-SHA256 of the body under the receiver's secret, in hexadecimal."""
-
-_QUEUE = 1000
-_ATTEMPTS = 8
-_FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # seconds between attempts, doubled each time
-_TIMEOUT = urllib3.Timeout(connect=5.0, read=10.0)
-_LATER = (408, 425, 429)  # refusals that are not for ever
+_NEVER_MADE = (Refused, NotFound, Malformed)  # errors after which nothing has been changed
 _log = logging.getLogger("registry.webhooks")
 
 
 class Webhooks:
-    """The receivers of a configuration. `source` is the registry's URL, as the events state it."""
+    """The receivers of a configuration. `lease` is for how long, in seconds, a process that says nothing more is
+    thought to deliver its events itself."""
 
     def __init__(
-        self, hooks: Sequence[Webhook], source: str, metrics: Metrics, first_delay: float = _FIRST_DELAY
+        self, store: ObjectStore, metrics: Metrics, first_delay: float = FIRST_DELAY, lease: float = 30.0
     ) -> None:
-        self._receivers = [_Receiver(hook, source, metrics, first_delay) for hook in hooks]
-
-    def publish(self, event: Event) -> None:
-        """Put an event into the queues of those who want it. Never blocks."""
-        for receiver in self._receivers:
-            if receiver.wants(event):
-                receiver.put(event)
-
-    def close(self, seconds: float = 5.0) -> None:
-        """Deliver what waits, each event once more at most, and end, within some seconds."""
-        deadline = time.monotonic() + seconds
-        for receiver in self._receivers:
-            receiver.closing.set()
-            receiver.put(None)
-        for receiver in self._receivers:
-            receiver.thread.join(max(0.0, deadline - time.monotonic()))
-
-
-class _Receiver:
-    def __init__(self, hook: Webhook, source: str, metrics: Metrics, first_delay: float) -> None:
-        self._hook = hook
-        self._source = source
+        self._outbox = Outbox(store, lease)
         self._metrics = metrics
         self._first_delay = first_delay
-        self._secret = hook.secret_file.read_bytes().strip() if hook.secret_file else None
-        self._queue: queue.Queue[Event | None] = queue.Queue(_QUEUE)
-        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
-        self.closing = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="webhook", daemon=True)
-        self.thread.start()
+        self._lease = lease
+        self._source = ""
+        self._receivers: dict[Webhook, Receiver] = {}
+        self._open: set[str] = set()  # what is written while its request still runs
+        self._known: set[str] = set()  # what waits in the memory of a receiver
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._keeper = threading.Thread(target=self._keep, name="webhooks", daemon=True)
 
-    def wants(self, event: Event) -> bool:
-        return event.kind in self._hook.events and any(
-            matches(pattern, event.repository) for pattern in self._hook.repositories
-        )
+    def configure(self, hooks: Sequence[Webhook], source: str) -> None:
+        """Have these receivers; `source` is the registry's URL, as events state it. What waits for a receiver that
+        stays goes on waiting. Raises `InvalidInput` if a secret cannot be read; then nothing has changed."""
+        fresh = {
+            hook: Receiver(hook, source, self._metrics, self._told, self._first_delay)
+            for hook in hooks
+            if hook not in self._receivers or source != self._source
+        }
+        gone = [receiver for hook, receiver in self._receivers.items() if hook not in hooks or hook in fresh]
+        self._receivers = {hook: fresh[hook] if hook in fresh else self._receivers[hook] for hook in hooks}
+        self._source = source
+        for receiver in gone:
+            self._release(receiver.stop())
+        for receiver in fresh.values():
+            receiver.thread.start()
+        if self._receivers and not self._keeper.is_alive() and not self._closing:
+            self._keeper.start()
+        self._wake.set()
 
-    def put(self, event: Event | None) -> None:
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
-            self._metrics.add(EVENTS, "dropped")
+    def notice(self, principal: str = "anonymous", request_id: str = "") -> Notice:
+        """Something that a request of a principal is about to do."""
+        return Notice(self, principal, request_id)
 
-    def _run(self) -> None:
-        while not (self.closing.is_set() and self._queue.empty()):
-            event = self._queue.get()
-            if event is not None:
-                outcome = "delivered" if self._deliver(event) else "failed"
-                self._metrics.add(EVENTS, outcome)
-
-    def _deliver(self, event: Event) -> bool:
-        body, delay = event.to_json(self._source), self._first_delay
-        headers = {"Content-Type": CONTENT_TYPE, "User-Agent": f"stowage-registry/{__version__}"}
-        if self._secret is not None:
-            headers[SIGNATURE] = f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}"
-        problem = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt and self.closing.wait(delay * random.uniform(0.75, 1.25)):  # noqa: S311
-                break
-            delay = min(2 * delay, _LONGEST_DELAY) if attempt else delay
-            try:
-                # A receiver cannot send the registry elsewhere: redirects are answers like any other.
-                answer = self._http.request("POST", self._hook.url, body=body, headers=headers, redirect=False)
-            except HTTPError as error:
-                problem = str(error)
+    def write(self, event_lists: dict[Receiver, str], events: Sequence[Event]) -> None:
+        """Keep what the receivers are to be told of `events`; `event_lists` holds, and gets, the key for each."""
+        for receiver in list(self._receivers.values()):
+            wanted = [event for event in events if receiver.wants(event)]
+            if not wanted:
                 continue
-            if 200 <= answer.status < 300:
-                return True
-            problem = f"it answered {answer.status}"
-            if answer.status < 500 and answer.status not in _LATER:
-                break
-        _log.error("event %s of %s was not delivered to a webhook: %s", event.id, event.subject, problem[:200])
-        return False
+            key = event_lists.get(receiver)
+            if key is None:
+                if len(receiver) >= MOST_WAITING:
+                    self._metrics.add(EVENTS, "dropped", amount=len(wanted))
+                    receiver.complain(f"has {MOST_WAITING} events waiting for it: further ones are dropped")
+                    continue
+                key = event_lists[receiver] = self._outbox.new_key(receiver.id)
+                with self._lock:
+                    self._open.add(key)
+            self._outbox.write(key, wanted)
+
+    def hand_over(self, written: dict[Receiver, str]) -> None:
+        """What was written has happened: tell the receivers."""
+        for receiver, key in written.items():
+            self._give(receiver, key)
+            with self._lock:
+                self._open.discard(key)
+
+    def withdraw(self, written: dict[Receiver, str]) -> None:
+        """What was written has not happened."""
+        for key in written.values():
+            self._forget(key)
+            with self._lock:
+                self._open.discard(key)
+
+    def _give(self, receiver: Receiver, key: str) -> None:
+        with self._lock:
+            if key in self._known:
+                return
+            self._known.add(key)
+        self._metrics.add(WAITING)
+        if not receiver.put(key, lambda: self._outbox.read(key)):  # configured otherwise meanwhile
+            self._release([key])
+            self._wake.set()
+
+    def _told(self, key: str) -> None:
+        """A receiver has been told, or will not be."""
+        self._forget(key)
+        self._release([key])
+
+    def _release(self, waiting: Sequence[str]) -> None:
+        with self._lock:
+            known = self._known.intersection(waiting)
+            self._known -= known
+        self._metrics.add(WAITING, amount=-len(known))
+
+    def _forget(self, key: str) -> None:
+        try:
+            self._outbox.remove(key)
+        except (StowageError, OSError) as error:
+            _log.error("an event that is done with stays in the store, and will be told again: %s", error)
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Deliver what waits, each event once more at most, and end, within some seconds. What is left, another
+        process takes over."""
+        deadline = time.monotonic() + seconds
+        self._closing = True
+        self._wake.set()
+        for receiver in self._receivers.values():
+            receiver.finish()
+        for receiver in self._receivers.values():
+            receiver.thread.join(max(0.0, deadline - time.monotonic()))
+        if self._keeper.is_alive():
+            self._keeper.join(max(1.0, deadline - time.monotonic()))
+        self._quietly(self._outbox.leave if self._known else self._outbox.rest)
+
+    # Leases, and what others have left behind.
+
+    def _keep(self) -> None:
+        looked = float("-inf")
+        while not self._closing:
+            if time.monotonic() - looked >= self._lease:
+                self._quietly(self._take_over)
+                looked = time.monotonic()
+            self._quietly(self._outbox.renew if self._known else self._outbox.rest)
+            if self._wake.wait(self._lease / 3 * random.uniform(0.75, 1.0)):  # noqa: S311
+                self._wake.clear()
+                looked = float("-inf")
+
+    def _quietly(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (StowageError, OSError) as error:
+            _log.error("webhook events cannot be looked after now: %s", error)
+
+    def _take_over(self) -> None:
+        receivers = {receiver.id: receiver for receiver in self._receivers.values()}
+        mine, others = self._outbox.mine()
+        for key, _ in mine:
+            with self._lock:
+                skip = key in self._open or key in self._known
+            receiver = receivers.get(key.split("/")[2])
+            if not skip and receiver is not None and len(receiver) < MOST_WAITING:
+                self._give(receiver, key)
+        # What is for a receiver that no configuration names any more is not kept for ever.
+        longest = max((hook.keep for hook in self._receivers), default=Webhook.keep)
+        for key, modified in (*mine, *others):
+            if key.split("/")[2] not in receivers and modified + 2 * longest < time.time():
+                self._forget(key)
+                self._metrics.add(EVENTS, "expired")
+
+
+class Notice:
+    """What one change will be told of, as a context around making it: if the change is refused, nobody is told."""
+
+    def __init__(self, webhooks: Webhooks, principal: str, request_id: str) -> None:
+        self._webhooks = webhooks
+        self._principal = principal
+        self._request_id = request_id
+        self._written: dict[Receiver, str] = {}
+
+    def will(self, *events: Event) -> None:
+        """Write down what is about to happen, in place of what was said before. Raises what the store raises."""
+        by, id_ = self._principal, self._request_id
+        self._webhooks.write(self._written, [replace(event, principal=by, request_id=id_) for event in events])
+
+    def __enter__(self) -> Notice:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error of the store it is not known whether the change was made: better told too much than too little.
+        if isinstance(error, _NEVER_MADE):
+            self._webhooks.withdraw(self._written)
+        else:
+            self._webhooks.hand_over(self._written)

@@ -2,7 +2,8 @@
 # It runs as a user without a name or a shell, and writes nowhere but to /var/lib/registry and /tmp: run it with
 # --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges.
 
-FROM python:3.13-slim AS build
+ARG BASE=python:3.13-slim
+FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY artifact artifact
@@ -10,9 +11,9 @@ COPY supplychain supplychain
 COPY packager packager
 COPY registry registry
 COPY runner runner
-RUN python -m venv /opt/stowage && /opt/stowage/bin/pip install --no-cache-dir --no-compile .
+RUN python3 -m venv /opt/stowage && /opt/stowage/bin/pip install --no-cache-dir --no-compile .
 
-FROM python:3.13-slim
+FROM ${BASE}
 COPY --from=build /opt/stowage /opt/stowage
 RUN install -d -o 65532 -g 65532 -m 0750 /var/lib/registry
 ENV PATH=/opt/stowage/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

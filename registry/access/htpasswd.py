@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from pathlib import Path
 
 from artifact.errors import InvalidInput, NotFound
@@ -15,7 +14,6 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?")
 RESERVED = ("anonymous", "authenticated", "oidc")
 """Names with a meaning of their own."""
 
-_LOOK = 1.0  # seconds between two looks whether the file has changed
 _MAX_BYTES = 4 * 1024 * 1024
 
 
@@ -76,23 +74,20 @@ def remove(path: Path, name: str) -> None:
 
 
 class HtpasswdFile:
-    """The file as a running server sees it: read again whenever it has changed. Safe for several threads."""
+    """The file as a running server sees it: looked at with every login, and read again whenever it has changed. Safe
+    for several threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._users: dict[str, str] = {}
-        self._looked = 0.0
         self.hash_of("")
 
     def hash_of(self, name: str) -> str | None:
         """The hash of a user; None if there is none. Raises `InvalidInput` if the file cannot be understood: then
         nobody gets in, rather than those of yesterday."""
         with self._lock:
-            now = time.monotonic()
-            if self._stamp is not None and now - self._looked < _LOOK:
-                return self._users.get(name)
             try:
                 stat = self._path.stat()
             except OSError as error:
@@ -103,5 +98,4 @@ class HtpasswdFile:
                 self._stamp, self._users = None, {}
                 self._users = read(self._path)
                 self._stamp = stamp
-            self._looked = now
             return self._users.get(name)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from artifact.errors import Unauthorized
 from registry.access.htpasswd import HtpasswdFile
 from registry.access.oidc import USER, Issuers
-from registry.access.passwords import CHECKS, PasswordChecker
+from registry.access.passwords import PasswordChecker
 from registry.access.rights import NOBODY, Caller, Grant, Principal, Rule, grants_to
 from registry.access.robots import PREFIX, Robots
 from registry.access.tokens import Bearer, Tokens
 from registry.config.sections import Config
+from registry.limits import LoginLimits
 from registry.store.protocol import ObjectStore
 
 _WRONG = "user name or password is wrong"
@@ -34,6 +35,7 @@ class Identities:
     robots: Robots | None = None
     tokens: Tokens | None = None
     issuers: Issuers | None = None
+    limits: LoginLimits = field(default_factory=LoginLimits)
 
     @property
     def by_password(self) -> bool:
@@ -44,35 +46,51 @@ class Identities:
         """The caller that shows nothing."""
         return Caller(NOBODY, grants_to(NOBODY, self.rules))
 
-    async def login(self, user: str, password: str) -> Caller:
-        """The caller with a name and a password, or an OIDC token for one. Raises `Unauthorized`."""
+    async def login(self, user: str, password: str, address: str) -> Caller:
+        """The caller with a name and a password, or an OIDC token for one. Raises `Unauthorized`, and `TooMany` where
+        too many logins from `address` have failed."""
         if user == USER:
-            return await self.oidc(password)
+            return await self.oidc(password, address)
         if user.startswith(PREFIX):
-            return await self._robot_login(user, password)
+            return await self._robot_login(user, password, address)
         passwords = self.passwords
         if self.htpasswd is None or passwords is None:
-            raise Unauthorized(_WRONG)
+            raise self._failed(_WRONG, address)
         hashed = self.htpasswd.hash_of(user)
-        if not passwords.remembers(user, password, hashed):
-            right = await _in_thread(CHECKS, lambda: passwords.check(user, password, hashed))
-            if not right:
-                raise Unauthorized(_WRONG)
+        attempts: list[str] = []
+
+        def attempt() -> None:
+            self.limits.attempt(address)
+            attempts.append(address)
+
+        if not await passwords.is_right(user, password, hashed, attempt):
+            # Whoever waited for a check that somebody else had begun has not been counted yet.
+            raise Unauthorized(_WRONG) if attempts else self._failed(_WRONG, address)
+        if attempts:
+            self.limits.succeeded(address)
         return self._caller(Principal(user))
 
-    async def _robot_login(self, user: str, secret: str) -> Caller:
+    async def _robot_login(self, user: str, secret: str, address: str) -> Caller:
         robots = self.robots
         robot = await asyncio.to_thread(robots.find, user) if robots is not None else None
         if robot is None or not robot.accepts(secret):
-            raise Unauthorized(_WRONG)
+            raise self._failed(_WRONG, address)
         return self._caller(Principal(user), robot.grants)
 
-    async def oidc(self, token: str) -> Caller:
-        """The caller with a token of a configured issuer. Raises `Unauthorized`, `Unreachable`."""
+    async def oidc(self, token: str, address: str) -> Caller:
+        """The caller with a token of a configured issuer. Raises `Unauthorized`, `Unreachable`, `TooMany`."""
         issuers = self.issuers
         if issuers is None:
-            raise Unauthorized("no OIDC issuer is configured here")
-        return self._caller(await _in_thread(_ISSUERS, lambda: issuers.principal(token)))
+            raise self._failed("no OIDC issuer is configured here", address)
+        try:
+            return self._caller(await _in_thread(_ISSUERS, lambda: issuers.principal(token)))
+        except Unauthorized as error:
+            raise self._failed(str(error), address) from None
+
+    def _failed(self, message: str, address: str) -> Unauthorized:
+        """The error for a login that is wrong, which has been counted. Raises `TooMany`."""
+        self.limits.attempt(address)
+        return Unauthorized(message)
 
     async def bearer(self, token: str) -> tuple[Caller, Bearer]:
         """The caller with a registry token, held to what the token says, and the token. Raises `Unauthorized`, also
@@ -104,8 +122,9 @@ class Identities:
         return Caller(principal, (*grants_to(principal, self.rules), *own))
 
 
-def identities(config: Config, store: ObjectStore) -> Identities:
-    """What `config` says of identities. Raises `InvalidInput` for files that cannot be used."""
+def identities(config: Config, store: ObjectStore, limits: LoginLimits | None = None) -> Identities:
+    """What `config` says of identities; `limits` counts logins that fail. Raises `InvalidInput` for files that cannot
+    be used."""
     auth, token = config.auth, config.auth.token
     return Identities(
         rules=config.access,
@@ -114,6 +133,7 @@ def identities(config: Config, store: ObjectStore) -> Identities:
         robots=Robots(store) if auth.robots else None,
         tokens=Tokens(token.key, token.previous, token.service, token.lifetime) if token is not None else None,
         issuers=Issuers(config.oidc) if config.oidc else None,
+        limits=limits or LoginLimits(),
     )
 
 

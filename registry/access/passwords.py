@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
@@ -40,13 +42,12 @@ def hash_password(password: str) -> str:
 class PasswordChecker:
     """Compares passwords with bcrypt hashes. A password that has been right is recognised for a few minutes by a keyed
     hash of it, the name and the bcrypt hash, so that a new hash ends that at once. Nothing is remembered of wrong ones.
-
-    Safe for several threads.
     """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._right: dict[bytes, float] = {}
+        self._running: dict[bytes, asyncio.Future[bool]] = {}
         self._lock = Lock()
         # What the passwords of unknown names are compared with, so that they take as long as those of known ones.
         self._nobody = bcrypt.hashpw(secrets.token_hex(16).encode(), bcrypt.gensalt(_ROUNDS))
@@ -58,6 +59,21 @@ class PasswordChecker:
         mark = self._mark(name, password, hashed)
         with self._lock:
             return self._right.get(mark, 0.0) > time.monotonic()
+
+    async def is_right(self, name: str, password: str, hashed: str | None, attempt: Callable[[], None]) -> bool:
+        """Whether a password is the one that was hashed; None stands for a user who does not exist. `attempt` is called
+        before the costly comparison, and may raise to prevent it; requests that ask the same at once share one."""
+        if self.remembers(name, password, hashed):
+            return True
+        mark = self._mark(name, password, hashed or "")
+        running = self._running.get(mark)
+        if running is None:
+            attempt()
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(CHECKS, self.check, name, password, hashed)
+            self._running[mark] = running
+            running.add_done_callback(lambda _: self._running.pop(mark, None))
+        return await asyncio.shield(running)
 
     def check(self, name: str, password: str, hashed: str | None) -> bool:
         """Whether a password is the one that was hashed; with None, after the same time, that it is not. Slow."""

@@ -27,7 +27,7 @@ PREFIX = "robot+"
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _SECRET = "stowage_"  # noqa: S105  how secrets begin, so that scanners for leaked ones recognise them
-_FRESH = 10.0  # seconds for which an account is not read again: how long a removed one may still get in
+_FRESH = 1.0  # seconds for which an account in a remote store is not read again: so long a removed one may get in
 _REMEMBERED = 1024
 
 
@@ -86,7 +86,7 @@ class Robots:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._known: dict[str, tuple[float, Robot | None]] = {}
+        self._known: dict[str, tuple[float, Robot | None]] = {}  # until when each need not be read again
         self._lock = threading.Lock()
 
     def add(self, name: str, lifetime: int, grants: Sequence[Grant]) -> tuple[Robot, str]:
@@ -132,22 +132,29 @@ class Robots:
         return found
 
     def find(self, principal: str) -> Robot | None:
-        """The account that has this user name and has not expired; it may be some seconds old."""
+        """The account that has this user name and has not expired, as it is now in a folder, and was at most a second
+        ago in a remote store."""
         name = principal.removeprefix(PREFIX)
         if not principal.startswith(PREFIX) or not _NAME.fullmatch(name):
             return None
         with self._lock:
-            read, robot = self._known.get(name, (0.0, None))
-        if not read or time.monotonic() - read > _FRESH:
-            try:
-                robot = Robot.from_bytes(name, self._store.get(keys.robot(name)).data)
-            except Missing:
-                robot = None
+            until, robot = self._known.get(name, (0.0, None))
+        if robot is None or until < time.monotonic():
+            robot = self._read(name)
+        return None if robot is None or robot.expired(time.time()) else robot
+
+    def _read(self, name: str) -> Robot | None:
+        until = time.monotonic() + _FRESH
+        try:
+            robot = Robot.from_bytes(name, self._store.get(keys.robot(name)).data)
+        except Missing:
+            robot = None
+        if self._store.remote:
             with self._lock:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
-                self._known[name] = (time.monotonic(), robot)
-        return None if robot is None or robot.expired(time.time()) else robot
+                self._known[name] = (until, robot)
+        return robot
 
 
 def _hash(secret: str) -> str:

@@ -11,9 +11,13 @@ from artifact.terminal import print_json
 from registry.access.tokens import generate_key
 from registry.config.files import check_files
 from registry.config.read import load
+from registry.listen import is_loopback, listen_address
 
 configuration = typer.Typer(
-    name="config", help="Check the configuration, and make what it needs.", no_args_is_help=True
+    name="config",
+    help="Check the configuration, and make what it needs.",
+    epilog="Example: registry config check registry.toml",
+    no_args_is_help=True,
 )
 
 
@@ -25,10 +29,18 @@ def check(
     """Read a configuration and every file it names as the server would, and start nothing."""
     config = load(file)
     check_files(config)
+    host, _ = listen_address(config.server.listen)
+    open_to_all = not config.restricted and not is_loopback(host)
     if as_json:
-        print_json({"file": str(file), "valid": True, "restricted": config.restricted, "rules": len(config.access)})
+        said = {"restricted": config.restricted, "rules": len(config.access), "needs_insecure_anonymous": open_to_all}
+        print_json({"file": str(file), "valid": True, **said})
     elif config.restricted:
         typer.echo(f"{file}: good; {len(config.access)} access rules")
+    elif open_to_all:
+        typer.echo(
+            f"{file}: good, but without access rules it listens on {host}, where everyone who can connect may do "
+            "everything: registry serve takes it with --insecure-anonymous only"
+        )
     else:
         typer.echo(f"{file}: good; no access rules, so everyone who can connect may do everything")
 

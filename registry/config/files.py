@@ -6,6 +6,9 @@ from registry.access.htpasswd import HtpasswdFile
 from registry.access.oidc import Issuers
 from registry.access.tokens import Tokens
 from registry.config.sections import Config
+from registry.http import tls
+from registry.http.certificate import Certificates
+from registry.receiver import secret_of
 from supplychain.policy import Policy
 
 
@@ -17,5 +20,9 @@ def check_files(config: Config) -> None:
     if token is not None:
         Tokens(token.key, token.previous, token.service, token.lifetime)
     Issuers(config.oidc)
+    tls.check(config.server.tls)
+    Certificates(config.server.forwarded_certificate)
+    for hook in config.webhooks:
+        secret_of(hook)
     for item in config.admission.quarantine:
         Policy.load(item.policy)

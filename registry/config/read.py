@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from registry.config.document import Node
 from registry.config.sections import (
     Admission,
     Config,
+    ForwardedCertificate,
     Gc,
     Immutable,
     Limits,
@@ -28,7 +30,12 @@ from registry.listen import listen_address
 EVENTS = ("push", "delete", "tag")
 """What a webhook may ask to be told: a manifest pushed, something deleted, a tag given or moved."""
 
+KINDS = ("code", "unsafe-weights")
+"""Kinds of files that admission knows by their names."""
+
 _YEAR = 365 * 86400
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_TAKEN = ("authorization", "host", "content-type", "content-length", "x-forwarded-for", "x-request-id")
 
 
 def load(path: Path | str) -> Config:
@@ -74,8 +81,12 @@ def parse(raw: bytes, source: str) -> Config:
 
 
 def _server(node: Node) -> Server:
-    known = node.table("storage", "listen", "workers", "redirect", "public-url", "deletes", "tls", "trusted-proxies")
+    known = node.table(
+        "storage", "listen", "workers", "redirect", "public-url", "deletes", "tls", "trusted-proxies",
+        "forwarded-certificate",
+    )  # fmt: skip
     default = Server()
+    proxies = tuple(map(_network, known["trusted-proxies"].items())) if "trusted-proxies" in known else ()
     listen = known["listen"].text() if "listen" in known else default.listen
     try:
         listen_address(listen)
@@ -89,7 +100,10 @@ def _server(node: Node) -> Server:
         public_url=_public_url(known["public-url"]) if "public-url" in known else "",
         deletes=known["deletes"].boolean() if "deletes" in known else True,
         tls=_tls(known["tls"]) if "tls" in known else None,
-        trusted_proxies=tuple(map(_network, known["trusted-proxies"].items())) if "trusted-proxies" in known else (),
+        trusted_proxies=proxies,
+        forwarded_certificate=_forwarded(known["forwarded-certificate"], proxies)
+        if "forwarded-certificate" in known
+        else None,
     )
 
 
@@ -116,6 +130,16 @@ def _tls(node: Node) -> Tls:
     )
 
 
+def _forwarded(node: Node, proxies: tuple[str, ...]) -> ForwardedCertificate:
+    known = node.table("header", "client-ca")
+    header = node.required(known, "header")
+    if not _HEADER.fullmatch(header.text()) or header.value.lower() in _TAKEN:
+        header.fail("must be the name of a header that nothing else uses, for example X-Client-Cert or Client-Cert")
+    if not proxies:
+        node.fail("server.trusted-proxies is missing: a certificate is believed of no other")
+    return ForwardedCertificate(header.value.lower(), existing(node.required(known, "client-ca")))
+
+
 def existing(node: Node) -> Path:
     """A path to a file that is there."""
     path = node.file()
@@ -135,10 +159,12 @@ def _immutable(node: Node) -> Immutable:
 
 
 def _admission(node: Node) -> Admission:
-    known = node.table("layout", "refuse", "quarantine")
+    known = node.table("layout", "refuse", "refuse-kinds", "quarantine")
+    kinds = known["refuse-kinds"].items() if "refuse-kinds" in known else ()
     return Admission(
         layout=known["layout"].boolean() if "layout" in known else False,
         refuse=known["refuse"].texts() if "refuse" in known else (),
+        refuse_kinds=tuple(kind.choice(*KINDS) for kind in kinds),
         quarantine=tuple(map(_quarantine, known["quarantine"].items())) if "quarantine" in known else (),
     )
 
@@ -149,20 +175,24 @@ def _quarantine(node: Node) -> Quarantine:
 
 
 def _limits(node: Node) -> Limits:
-    known = node.table("requests-per-second", "burst")
-    rate = node.required(known, "requests-per-second").number(0, 1e6)
+    known = node.table("requests-per-second", "burst", "failed-logins")
+    rate = known["requests-per-second"].number(0, 1e6) if "requests-per-second" in known else 0.0
+    if "burst" in known and not rate:
+        known["burst"].fail("says nothing without requests-per-second")
     burst = known["burst"].integer(1, 1_000_000) if "burst" in known else max(1, round(2 * rate))
-    return Limits(rate, burst)
+    failed = known["failed-logins"].integer(0, 100_000) if "failed-logins" in known else Limits.failed_logins
+    return Limits(rate, burst, failed)
 
 
 def _webhook(node: Node) -> Webhook:
-    known = node.table("url", "events", "secret-file", "repositories")
+    known = node.table("url", "events", "secret-file", "repositories", "keep")
     events = known["events"].items() if "events" in known else ()
     return Webhook(
         url=web_url(node.required(known, "url")),
         events=tuple(event.choice(*EVENTS) for event in events) or EVENTS,
         secret_file=existing(known["secret-file"]) if "secret-file" in known else None,
         repositories=known["repositories"].texts() if "repositories" in known else ("**",),
+        keep=known["keep"].duration(60, 30 * 86400) if "keep" in known else Webhook.keep,
     )
 
 

@@ -22,6 +22,15 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class ForwardedCertificate:
+    """``[server.forwarded-certificate]``: the `header`, in lower case, in which a trusted proxy passes on the
+    certificate a client has shown it, and the authority it must be of."""
+
+    header: str
+    client_ca: Path
+
+
+@dataclass(frozen=True)
 class Server:
     """``[server]``. `public_url` is how clients reach the registry; `deletes` whether anyone may delete anything;
     `trusted_proxies` are the networks of proxies whose X-Forwarded-For and X-Request-Id count."""
@@ -34,6 +43,7 @@ class Server:
     deletes: bool = True
     tls: Tls | None = None
     trusted_proxies: tuple[str, ...] = ()
+    forwarded_certificate: ForwardedCertificate | None = None
 
 
 @dataclass(frozen=True)
@@ -100,29 +110,34 @@ class Quarantine:
 @dataclass(frozen=True)
 class Admission:
     """``[admission]``: what is asked of model artifacts beyond a tag that tells the truth. `refuse` are patterns of
-    file names, compared without regard to case."""
+    file names, compared without regard to case; `refuse_kinds` are kinds of files by their names."""
 
     layout: bool = False
     refuse: tuple[str, ...] = ()
+    refuse_kinds: tuple[str, ...] = ()
     quarantine: tuple[Quarantine, ...] = ()
 
 
 @dataclass(frozen=True)
 class Limits:
-    """``[limits]``, for each principal; 0 requests a second means no limit. `burst` is how many may come at once."""
+    """``[limits]``, for each principal; 0 requests a second means no limit. `burst` is how many may come at once.
+    `failed_logins` are those that may fail a minute from one address, 0 for any number."""
 
     requests_per_second: float = 0.0
     burst: int = 0
+    failed_logins: int = 30
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """``[[webhooks]]``: `secret_file` holds the key of the signature, None for none."""
+    """``[[webhooks]]``: `secret_file` holds the key of the signature, None for none. `keep` is for how many seconds an
+    event waits for a receiver that is away."""
 
     url: str
     events: tuple[str, ...]
     secret_file: Path | None = None
     repositories: tuple[str, ...] = ("**",)
+    keep: float = 3 * 86400
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
-from starlette.applications import Starlette
+from collections.abc import Callable
 
 from artifact.errors import StowageError
 from registry.gc.collector import DEFAULT_GRACE, Collector
@@ -19,8 +16,8 @@ _log = logging.getLogger("registry.gc")
 
 
 class BackgroundCollector:
-    """Runs a cycle each `interval` seconds. Of several processes over one store, the lease lets one collect at a time.
-    `observe` is called with each report, in the collector's thread."""
+    """Runs a cycle each `interval` seconds, or none if that is 0. Of several processes over one store, the lease lets
+    one collect at a time. `observe` is called with each report, in the collector's thread."""
 
     def __init__(
         self,
@@ -37,6 +34,7 @@ class BackgroundCollector:
         self._untagged = untagged
         self._observe = observe
         self._stop = threading.Event()
+        self._changed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="gc", daemon=True)
 
     def start(self) -> None:
@@ -46,10 +44,20 @@ class BackgroundCollector:
     def stop(self) -> None:
         """End at the next step of a running cycle; what it has done so far stands."""
         self._stop.set()
+        self._changed.set()
         self._thread.join(timeout=10)
 
+    def configure(self, interval: float, grace: float) -> None:
+        """Collect at another interval from now on, and with another grace period from the next cycle on."""
+        if (interval, grace) != (self._interval, self._grace):
+            self._interval, self._grace = interval, grace
+            self._changed.set()
+
     def _loop(self) -> None:
-        while not self._stop.wait(self._interval):
+        while not self._stop.is_set():
+            if self._changed.wait(self._interval or None):
+                self._changed.clear()
+                continue
             collector = Collector(self._store, grace=self._grace, untagged=self._untagged)
             try:
                 for _ in collector.steps():
@@ -66,19 +74,3 @@ class BackgroundCollector:
                 continue
             _log.info("%s", collector.report.to_text())
             self._observe(collector.report)
-
-
-def collect_while_serving(app: Starlette, collector: BackgroundCollector) -> None:
-    """Start and stop a collector with an application."""
-    serving = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(running: Starlette) -> AsyncIterator[object]:
-        async with serving(running) as state:
-            collector.start()
-            try:
-                yield state
-            finally:
-                collector.stop()
-
-    app.router.lifespan_context = lifespan  # type: ignore[assignment]

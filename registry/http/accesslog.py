@@ -48,16 +48,20 @@ class Line:
 
 
 class AccessLog:
-    """Writes lines in one of the formats ``text``, ``json`` and ``none``."""
+    """Writes lines; `format` is ``text``, ``json`` or ``none``."""
 
     def __init__(self, format_: str, stream: TextIO | None = None) -> None:
-        self.enabled = format_ != "none"
-        self._json = format_ == "json"
+        self.format = format_
         self._stream = stream
         self._lines: list[Line] = []
         self._dropped = 0
         self._planned = False
         self._lock = threading.Lock()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether lines are wanted at all."""
+        return self.format != "none"
 
     def write(self, line: Line) -> None:
         """Put a line down, to be written soon. Called on the event loop."""
@@ -78,10 +82,11 @@ class AccessLog:
             self._planned = False
             lines, self._lines = self._lines, []
             dropped, self._dropped = self._dropped, 0
-            text = [line.to_json() if self._json else line.to_text() for line in lines]
+            as_json = self.format == "json"
+            text = [line.to_json() if as_json else line.to_text() for line in lines]
             if dropped:
                 note = f"{dropped} lines of this log were dropped: its reader is too slow"
-                text.append(json.dumps({"message": note}) if self._json else note)
+                text.append(json.dumps({"message": note}) if as_json else note)
             if text:
                 stream = self._stream or sys.stderr
                 stream.write("\n".join(text) + "\n")

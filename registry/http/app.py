@@ -7,11 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 
@@ -23,16 +24,18 @@ from registry.blobs import Blobs
 from registry.config.sections import Config
 from registry.http.blobs import BlobEndpoints, Redirects
 from registry.http.body import Body
+from registry.http.certificate import Certificates
 from registry.http.errors import RegistryError, error_response, storage_failed, translated
 from registry.http.gate import Gate
 from registry.http.listings import ListingEndpoints
 from registry.http.manifests import ManifestEndpoints
 from registry.http.observed import Observed, observation_of
-from registry.http.operation import Operation
+from registry.http.operation import Operation, networks
 from registry.http.routing import match
 from registry.http.token import TokenEndpoint
 from registry.http.uploads import UploadEndpoints
 from registry.inside import StoredRepository
+from registry.limits import LoginLimits
 from registry.manifests import Manifests
 from registry.metrics import STORE_ERRORS
 from registry.quarantine import Quarantines
@@ -62,28 +65,34 @@ class Distribution:
         manifests = Manifests(store, blobs, tags)
         referrers = Referrers(store, manifests)
         blob = BlobEndpoints(store, blobs, redirects)
-        upload = UploadEndpoints(blobs, Uploads(store, blobs))
+        upload = UploadEndpoints(blobs, Uploads(store, blobs), store.chunk)
         inside = partial(StoredRepository, store, blobs, manifests, tags, referrers)
         manifest = ManifestEndpoints(
             manifests,
             tags,
             referrers,
-            Admission(blobs, config.admission),
+            Admission(blobs, manifests, config.admission),
             TagRules(manifests, tags, config.immutable),
             Quarantines(config.admission.quarantine, inside, config.server.public_url),
             store.remote,
-            operation.publish,
+            operation.notice,
         )
         listing = ListingEndpoints(store, tags, referrers)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
-            "base": {"GET": _base},
-            "catalog": {"GET": listing.repositories},
-            "tags": {"GET": listing.tags},
-            "referrers": {"GET": listing.referrers},
+            "base": {"GET": _base, "HEAD": _base},
+            "catalog": {"GET": listing.repositories, "HEAD": listing.repositories},
+            "tags": {"GET": listing.tags, "HEAD": listing.tags},
+            "referrers": {"GET": listing.referrers, "HEAD": listing.referrers},
             "blob": {"GET": blob.get, "HEAD": blob.get, "DELETE": blob.delete},
             "manifest": {"GET": manifest.get, "HEAD": manifest.get, "PUT": manifest.put, "DELETE": manifest.delete},
             "uploads": {"POST": upload.begin},
-            "upload": {"GET": upload.status, "PATCH": upload.append, "PUT": upload.close, "DELETE": upload.cancel},
+            "upload": {
+                "GET": upload.status,
+                "HEAD": upload.status,
+                "PATCH": upload.append,
+                "PUT": upload.close,
+                "DELETE": upload.cancel,
+            },
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,8 +133,11 @@ class Distribution:
             raise RegistryError(405, "UNSUPPORTED", "method not allowed here", {"Allow": ", ".join(methods)})
         try:
             await self._gate.admit(request, route)
-        except RegistryError:
-            self._operation.limit_address(request)
+        except RegistryError as error:
+            if error.status == 429:
+                self._operation.limited()
+            else:
+                self._operation.limit_address(request)
             raise
         self._operation.limit(request)
         return await endpoint(request, route.name, route.rest)
@@ -135,10 +147,20 @@ async def _base(request: Request, name: str, rest: str) -> Response:
     return JSONResponse({})
 
 
-class Registry(Starlette):
-    """The application. The distribution API, which is all that is asked for often, goes past the routing."""
+@dataclass(frozen=True)
+class Serving:
+    """What follows from one configuration, ready to serve."""
 
-    def __init__(self, routes: list[HttpRoute], distribution: Distribution, operation: Operation) -> None:
+    config: Config
+    distribution: Distribution
+    token: TokenEndpoint | None
+
+
+class Registry(Starlette):
+    """The application over one store. The distribution API, which is all that is asked for often, goes past the
+    routing. Configured again while it runs, requests that have begun end as they began."""
+
+    def __init__(self, store: ObjectStore, config: Config, operation: Operation) -> None:
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="store") as pool:
@@ -146,9 +168,39 @@ class Registry(Starlette):
                 async with operation.running():
                     yield
 
-        super().__init__(routes=routes, lifespan=lifespan)
-        self._distribution = Observed(distribution, operation.metrics, operation.log, operation.trusted)
+        token = HttpRoute("/token", self._answer_token, methods=["GET", "POST"])
+        super().__init__(routes=[*operation.routes(), token], lifespan=lifespan)
+        self._store = store
+        self._operation = operation
+        self.take_up(self.prepare(config))
+
+    def prepare(self, config: Config) -> Serving:
+        """Read everything a configuration names. Changes nothing. Raises `InvalidInput`. Slow."""
+        self._operation.check(config)
+        certificates = Certificates(config.server.forwarded_certificate, networks(config))
+        limits = LoginLimits(config.limits.failed_logins, self._operation.buckets)
+        known = identities(config, self._store, limits) if config.restricted else None
+        gate = Gate(known, config.server.deletes, config.server.public_url, certificates)
+        redirects = Redirects(enabled=config.server.redirect)
+        token = None
+        if known is not None and known.tokens is not None:
+            token = TokenEndpoint(known, known.tokens, certificates, self._operation)
+        distribution = Distribution(self._store, redirects, config, gate, self._operation)
+        return Serving(config, distribution, token)
+
+    def take_up(self, serving: Serving) -> None:
+        """Serve by another configuration from now on. To be called where requests are answered."""
+        operation = self._operation
+        operation.configure(serving.config)
+        self.config = serving.config
+        self._token = serving.token
+        self._distribution = Observed(serving.distribution, operation.metrics, operation.log, operation.trusted)
         self._others = Observed(super().__call__, operation.metrics, operation.log, operation.trusted)
+
+    async def _answer_token(self, request: Request) -> Response:
+        if self._token is None:
+            return PlainTextResponse("Not Found", 404)
+        return await self._token.answer(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""
@@ -160,29 +212,7 @@ class Registry(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def create_app(
-    store: ObjectStore,
-    redirects: Redirects | None = None,
-    config: Config | None = None,
-    operation: Operation | None = None,
-) -> Registry:
-    """The registry over a store, as `config` wants it: without one, everyone may do everything."""
-    config = config or Config()
-    redirects = redirects or Redirects(enabled=config.server.redirect)
-    operation = operation or Operation(config, log=False)
-    known = identities(config, store) if config.restricted else None
-    gate = Gate(known, config.server.deletes, config.server.public_url)
-    routes = operation.routes(store)
-    if known is not None and known.tokens is not None:
-        token = TokenEndpoint(known, known.tokens)
-
-        async def answer(request: Request) -> Response:
-            observation_of(request.scope).route = "token"
-            try:
-                operation.limit_address(request)
-            except RegistryError as error:
-                return error.response()
-            return await token.answer(request)
-
-        routes.append(HttpRoute("/token", answer, methods=["GET", "POST"]))
-    return Registry(routes, Distribution(store, redirects, config, gate, operation), operation)
+def create_app(store: ObjectStore, config: Config | None = None, operation: Operation | None = None) -> Registry:
+    """The registry over a store, as `config` wants it: without one, everyone may do everything. Raises
+    `InvalidInput`."""
+    return Registry(store, config or Config(), operation or Operation(store, log=False))

@@ -159,15 +159,15 @@ class StreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        descriptor, direct = self._stream.descriptor(), connection.of(scope)
-        if descriptor is not None and direct is not None and self._length >= connection.WORTHWHILE:
-            observation_of(scope).sent += await self._send_file(direct, descriptor, send)
+        direct = connection.of(scope) if self._length >= connection.WORTHWHILE else None
+        if direct is not None:
+            observation_of(scope).sent += await self._send_directly(direct, send)
         else:
             await self._send_pieces(receive, send)
 
-    async def _send_file(self, direct: Connection, descriptor: tuple[int, int], send: Send) -> int:
+    async def _send_directly(self, direct: Connection, send: Send) -> int:
         try:
-            sent = await connection.send_file(direct, *descriptor, self._length)
+            sent = await connection.send_stream(direct, self._stream, self._length)
         finally:
             self._stream.close()
         if sent == self._length:

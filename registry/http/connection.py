@@ -1,16 +1,18 @@
 """One client's connection: HTTP by uvicorn, with a short cut for large bodies between the socket and a thread.
 
 Passing gigabytes through the event loop costs several copies and wake-ups for each 64 KiB. Where the connection is
-plain TCP and the length is known, a large request body is received, and a file sent, by system calls in a thread, on a
+plain TCP and the length is known, a large request body is received, and a blob sent, by system calls in a thread, on a
 duplicate of the socket; the loop only waits when the peer is slower. Everywhere else bodies take the ordinary way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -18,6 +20,9 @@ from typing import Any, TypeVar
 import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from artifact.errors import StowageError
+from registry.store.protocol import StoreUnavailable, Stream
 
 EXTENSION = "stowage.connection"
 """Where the ASGI scope's extensions hold the connection."""
@@ -28,9 +33,12 @@ WORTHWHILE = 1024 * 1024
 _BUFFERED = 1024 * 1024  # bytes of a body kept for the application before the client is made to wait
 _PATIENCE = 20  # milliseconds a thread waits for the peer before it hands the wait to the loop
 _WAKE = 512 * 1024  # bytes that must have come for a thread to be woken
-_SLICE = 64 * 1024 * 1024  # bytes sent before the loop looks whether the client is still there
+_BUFFER = 1024 * 1024  # bytes of a stream between the store and the client
+_SLICE = 16 * 1024 * 1024  # bytes of a file sent by one call
+_TURN = 0.1  # seconds a thread sends before others have their turn, and the loop looks whether the client is there
 
 T = TypeVar("T")
+_log = logging.getLogger("registry")
 
 
 class Connection(HttpToolsProtocol):
@@ -148,9 +156,10 @@ def intake(scope: Scope, length: int | None) -> Intake | None:
     return Intake(connection, length)
 
 
-async def send_file(connection: Connection, descriptor: int, offset: int, count: int) -> int:
-    """Send part of a file as the body of an answer whose head has been sent; return how many bytes were."""
-    cycle, transport, sent = connection.cycle, connection.transport, 0
+async def send_stream(connection: Connection, stream: Stream, count: int) -> int:
+    """Send `count` bytes of a stream as the body of an answer whose head has been sent; return how many were: fewer
+    when the client goes away, or the store fails, which is logged."""
+    cycle, transport = connection.cycle, connection.transport
     turns = 0
     while transport.get_write_buffer_size() and not cycle.disconnected:  # the head of the answer goes first
         await asyncio.sleep(0 if turns < 10 else 0.005)
@@ -158,39 +167,66 @@ async def send_file(connection: Connection, descriptor: int, offset: int, count:
     duplicate = connection.duplicate() if not (cycle.disconnected or transport.is_closing()) else None
     if duplicate is None:
         return 0
+    outlet = Outlet(duplicate, stream, count)
     try:
-        while sent < count and not cycle.disconnected:
-            done, stalled = await uninterrupted(
-                _send, duplicate, descriptor, offset + sent, min(_SLICE, count - sent)
-            )  # fmt: skip
-            sent += done
+        while outlet.left and not cycle.disconnected:
+            stalled = await uninterrupted(outlet.send)
             if stalled:
                 await _ready(duplicate, writable=True)
-            elif not done:
+            elif outlet.gone:
                 break
+    except (StowageError, OSError) as error:
+        _log.error("sending a blob stopped: %s", error)
     finally:
         duplicate.close()
-    cycle.expected_content_length -= sent
-    return sent
+        cycle.expected_content_length -= count - outlet.left
+    return count - outlet.left
 
 
-def _send(connection: socket.socket, descriptor: int, offset: int, count: int) -> tuple[int, bool]:
-    """How many bytes were sent, and whether the client must take some before more can be."""
-    poll, sent = select.poll(), 0
-    poll.register(connection, select.POLLOUT)
-    while sent < count:
-        try:
-            done = os.sendfile(connection.fileno(), descriptor, offset + sent, count - sent)
-        except BlockingIOError:
-            if not poll.poll(_PATIENCE):
-                return sent, True
-            continue
-        except (ConnectionError, TimeoutError):
-            return sent, False
-        if not done:
-            break
-        sent += done
-    return sent, False
+class Outlet:
+    """`left` bytes of a stream on their way into a client's socket: a file by sendfile, anything else through one
+    buffer."""
+
+    def __init__(self, out: socket.socket, stream: Stream, left: int) -> None:
+        self.left = left
+        self.gone = False
+        self._out = out
+        self._stream = stream
+        self._poll = select.poll()
+        self._poll.register(out, select.POLLOUT)
+        self._file = stream.descriptor()
+        self._buffer = memoryview(b"" if self._file else bytearray(min(_BUFFER, left)))
+        self._ready = self._buffer[:0]
+
+    def send(self) -> bool:
+        """Send for one turn, in a thread. Whether the client must take some before there can be another."""
+        end = time.monotonic() + _TURN
+        while self.left and time.monotonic() < end:
+            try:
+                count = self._send_some()
+            except BlockingIOError:
+                if not self._poll.poll(_PATIENCE):
+                    return True
+                continue
+            except (ConnectionError, TimeoutError):
+                self.gone = True
+                return False
+            if not count:
+                raise StoreUnavailable("a stored blob is shorter than its record: run registry fsck")
+            self.left -= count
+        return False
+
+    def _send_some(self) -> int:
+        if self._file is not None:
+            descriptor, offset = self._file
+            count = os.sendfile(self._out.fileno(), descriptor, offset, min(self.left, _SLICE))
+            self._file = descriptor, offset + count
+            return count
+        if not self._ready:
+            self._ready = self._buffer[: self._stream.readinto(self._buffer[: self.left])]
+        count = self._out.send(self._ready) if self._ready else 0
+        self._ready = self._ready[count:]
+        return count
 
 
 async def _ready(connection: socket.socket, *, writable: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import math
 from typing import NoReturn
 
 from starlette.requests import Request
@@ -17,13 +18,17 @@ from artifact.reference import is_host
 from registry.access.identity import Identities
 from registry.access.rights import EVERYONE_EVERYTHING, Caller, Right
 from registry.access.scopes import Scope, action_for
-from registry.http.certificate import subject_of
+from registry.http.certificate import Certificates
 from registry.http.errors import RegistryError, unavailable
+from registry.http.observed import observation_of
 from registry.http.routing import Route
+from registry.limits import TooMany
 
 _RIGHTS = {
     ("tags", "GET"): Right.PULL,
+    ("tags", "HEAD"): Right.PULL,
     ("referrers", "GET"): Right.PULL,
+    ("referrers", "HEAD"): Right.PULL,
     ("blob", "GET"): Right.PULL,
     ("blob", "HEAD"): Right.PULL,
     ("blob", "DELETE"): Right.DELETE,
@@ -33,6 +38,7 @@ _RIGHTS = {
     ("manifest", "DELETE"): Right.DELETE,
     ("uploads", "POST"): Right.PUSH,
     ("upload", "GET"): Right.PUSH,
+    ("upload", "HEAD"): Right.PUSH,
     ("upload", "PATCH"): Right.PUSH,
     ("upload", "PUT"): Right.PUSH,
     ("upload", "DELETE"): Right.PUSH,
@@ -58,8 +64,15 @@ class Gate:
     """Lets requests pass or not. Without `identities` there is no access control; `deletes` is whether anybody may
     delete anything at all."""
 
-    def __init__(self, identities: Identities | None = None, deletes: bool = True, public_url: str = "") -> None:
+    def __init__(
+        self,
+        identities: Identities | None = None,
+        deletes: bool = True,
+        public_url: str = "",
+        certificates: Certificates | None = None,
+    ) -> None:
         self._identities = identities
+        self._certificates = certificates or Certificates()
         self._deletes = deletes
         self._public_url = public_url
 
@@ -74,6 +87,8 @@ class Gate:
                 state[CALLER], catalog = await self._identify(request, self._identities)
             except Unauthorized as error:
                 self._challenge(request, str(error), self._wanted(request, route), "invalid_token")
+            except TooMany as error:
+                raise too_many(str(error), error.seconds) from None
             except (InvalidInput, Unreachable) as error:
                 _log.error("a login cannot be checked: %s", error)
                 raise unavailable("logins cannot be checked now") from None
@@ -86,11 +101,11 @@ class Gate:
         """The caller, and whether it may list repositories."""
         credentials = credentials_of(request)
         if credentials is None:
-            subject = subject_of(request.scope)
+            subject = self._certificates.subject_of(request.scope)
             return (identities.certificate(subject) if subject else identities.anonymous()), True
         scheme, rest = credentials
         if scheme == "basic":
-            return await identities.login(*basic(rest)), True
+            return await identities.login(*basic(rest), observation_of(request.scope).client), True
         if scheme == "bearer":
             caller, bearer = await identities.bearer(rest)
             return caller, bearer.catalog
@@ -150,6 +165,12 @@ def denied(caller: Caller, right: Right | None, repository: str) -> RegistryErro
     """The answer to somebody who is known and may not."""
     what = right.value if right is not None else "do that"
     return RegistryError(403, "DENIED", f"{caller.principal.name} may not {what} in {repository}")
+
+
+def too_many(message: str, seconds: float) -> RegistryError:
+    """The answer to a sender that has to wait."""
+    wait = str(max(1, math.ceil(seconds)))
+    return RegistryError(429, "TOOMANYREQUESTS", f"{message}: wait {wait} s", {"Retry-After": wait})
 
 
 def realm(request: Request, public_url: str) -> str:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from artifact import mediatypes
 from artifact.digest import Digest
+from artifact.manifest import MAX_BYTES
 from artifact.reference import is_name, is_tag
 from registry import catalog
 from registry.access.rights import Caller, Right
@@ -27,6 +28,7 @@ MAX_REPOSITORIES = 1000
 """Most repositories in one answer."""
 
 _DEFAULT_REPOSITORIES = 100
+_INDEX = f'{{"schemaVersion":2,"mediaType":"{mediatypes.IMAGE_INDEX}","manifests":[%s]}}'
 
 
 class ListingEndpoints:
@@ -70,16 +72,35 @@ class ListingEndpoints:
         return found[:limit]
 
     async def referrers(self, request: Request, name: str, rest: str) -> Response:
-        """GET referrers: an index, all on one page, empty for a subject that nobody refers to."""
+        """GET referrers: an index, empty for a subject that nobody refers to; further pages where one index would be
+        larger than a manifest may be."""
         subject = Digest.parse(rest)
         wanted = request.query_params.get("artifactType") or None
-        found = await asyncio.to_thread(self._referrers.of, name, subject, wanted)
-        index = {"schemaVersion": 2, "mediaType": mediatypes.IMAGE_INDEX, "manifests": found}
+        last = request.query_params.get("last")
+        body, end = await asyncio.to_thread(
+            self._index, name, subject, wanted, Digest.parse(last) if last is not None else None
+        )
         # The content type exactly, with no parameter: clients compare it as a string.
         headers = {"Content-Type": mediatypes.IMAGE_INDEX}
         if wanted is not None:
             headers["OCI-Filters-Applied"] = "artifactType"
-        return Response(json.dumps(index, separators=(",", ":")), 200, headers)
+        if end is not None:
+            query = {"last": str(end)} if wanted is None else {"artifactType": wanted, "last": str(end)}
+            headers["Link"] = f'</v2/{name}/referrers/{subject}?{urlencode(query)}>; rel="next"'
+        return Response(body, 200, headers)
+
+    def _index(self, name: str, subject: Digest, wanted: str | None, after: Digest | None) -> tuple[str, Digest | None]:
+        """One page, and the last digest on it if there are more."""
+        items: list[str] = []
+        size, end = len(_INDEX % ""), None
+        for item in self._referrers.of(name, subject, wanted, after):
+            text = json.dumps(item.to_json(), separators=(",", ":"))
+            size += len(text) + 1
+            if items and size > MAX_BYTES:
+                return _INDEX % ",".join(items), end
+            items.append(text)
+            end = item.digest
+        return _INDEX % ",".join(items), None
 
 
 def _count(request: Request, default: int, most: int) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +20,7 @@ from artifact.reference import is_tag
 from registry.access.rights import Caller
 from registry.admission import Admission
 from registry.events import Event
+from registry.http import conditions
 from registry.http.errors import RegistryError, manifest_unknown
 from registry.http.gate import caller_of
 from registry.http.shared import SharedReads
@@ -30,10 +30,10 @@ from registry.referrers import Referrers
 from registry.store.protocol import Missing
 from registry.tagrules import TagRules
 from registry.tags import Tags
+from registry.webhooks import Notice
 
-Publish = Callable[[Request, Event], None]
+News = Callable[[], Notice]
 _GUESSES = 10_000  # tags whose last digest is remembered
-Moved = list[tuple[str, Digest | None]]
 
 MAX_TAGS = 100
 """Most tags that one push of a manifest may set."""
@@ -57,7 +57,7 @@ class ManifestEndpoints:
         rules: TagRules,
         quarantines: Quarantines,
         remote: bool,
-        publish: Publish,
+        notice: Callable[[Request], Notice],
     ) -> None:
         self._admission = admission
         self._rules = rules
@@ -65,7 +65,7 @@ class ManifestEndpoints:
         self._manifests = manifests
         self._tags = tags
         self._referrers = referrers
-        self._publish = publish
+        self._notice = notice
         # Over a network each read waits on its own; of a folder, many are done in less time than a change of thread.
         lanes, batch = (16, 1) if remote else (2, 64)
         pool = ThreadPoolExecutor(lanes, thread_name_prefix="manifest-read")
@@ -112,8 +112,10 @@ class ManifestEndpoints:
             "Content-Type": manifest.media_type,
             "Docker-Content-Digest": str(manifest.digest),
             "ETag": f'"{manifest.digest}"',
-            "Content-Length": str(len(manifest.raw)),
         }
+        if conditions.has_already(request, headers["ETag"]):
+            return Response(None, 304, headers)
+        headers["Content-Length"] = str(len(manifest.raw))
         return Response(None if request.method == "HEAD" else manifest.raw, 200, headers)
 
     async def put(self, request: Request, name: str, rest: str) -> Response:
@@ -130,10 +132,7 @@ class ManifestEndpoints:
         if digest is not None and not digest.matches(raw):
             raise DigestMismatch(f"the manifest received is not {digest}")
         manifest = read_manifest(raw, content_type, digest)
-        moved = await asyncio.to_thread(self._put, caller_of(request), name, manifest, tags)
-        self._tell(request, "push", name, str(manifest.digest), media_type=manifest.media_type, size=len(raw))
-        for tag, previous in moved:
-            self._tell(request, "tag", name, str(manifest.digest), tag, previous=previous and str(previous))
+        await asyncio.to_thread(self._put, caller_of(request), partial(self._notice, request), name, manifest, tags)
         headers = {
             "Location": f"/v2/{name}/manifests/{manifest.digest}",
             "Docker-Content-Digest": str(manifest.digest),
@@ -146,48 +145,54 @@ class ManifestEndpoints:
             headers["Warning"] = _FALLBACK_WARNING
         return Response(None, 201, headers)
 
-    def _put(self, caller: Caller, name: str, manifest: StoredManifest, tags: list[str]) -> Moved:
+    def _put(self, caller: Caller, news: News, name: str, manifest: StoredManifest, tags: list[str]) -> None:
         self._manifests.check(name, manifest)
         self._rules.check_push(caller, name, manifest, tags)
         self._admission.admit(name, manifest, tags)
         # What makes it visible comes after what it needs: bytes, then the listing, then the tags.
         self._manifests.put(name, manifest)
         self._referrers.add(name, manifest)
-        moved = []
+        untold = [Event("push", name, str(manifest.digest), media_type=manifest.media_type, size=len(manifest.raw))]
         for tag in tags:
-            may_move = partial(self._rules.check_move, caller, name, tag)
-            previous = self._tags.point(name, tag, manifest.digest, may_move)
-            if previous != manifest.digest:
-                moved.append((tag, previous))
-        return moved
+            with news() as notice:
+                before = partial(self._before_move, caller, notice, untold, name, tag, manifest.digest)
+                if self._tags.point(name, tag, manifest.digest, before) != manifest.digest:
+                    untold = []
+        if untold:
+            with news() as notice:
+                notice.will(*untold)
 
-    def _tell(
-        self, request: Request, kind: str, name: str, digest: str | None, tag: str | None = None, **more: Any
+    def _before_move(
+        self, caller: Caller, notice: Notice, untold: list[Event], name: str, tag: str, new: Digest, old: Digest | None
     ) -> None:
-        self._publish(request, Event(kind, name, digest, tag, **more))
+        if old is not None:
+            self._rules.check_move(caller, name, tag, old)
+        notice.will(*untold, Event("tag", name, str(new), tag, previous=None if old is None else str(old)))
 
     async def delete(self, request: Request, name: str, rest: str) -> Response:
         """DELETE of a tag, or of a manifest with the tags that point at it."""
         try:
             if ":" in rest:
-                await asyncio.to_thread(self._delete, name, Digest.parse(rest))
-                self._tell(request, "delete", name, rest)
+                await asyncio.to_thread(self._delete, partial(self._notice, request), name, Digest.parse(rest))
             elif is_tag(rest):
-                await asyncio.to_thread(self._delete_tag, name, rest)
-                self._tell(request, "delete", name, None, rest)
+                await asyncio.to_thread(self._delete_tag, partial(self._notice, request), name, rest)
             else:
                 raise Missing(rest)
         except Missing:
             raise manifest_unknown(name, rest) from None
         return Response(None, 202)
 
-    def _delete_tag(self, name: str, tag: str) -> None:
+    def _delete_tag(self, news: News, name: str, tag: str) -> None:
         self._rules.check_delete_tag(name, tag)
-        self._tags.delete(name, tag)
+        with news() as notice:
+            notice.will(Event("delete", name, None, tag))
+            self._tags.delete(name, tag)
 
-    def _delete(self, name: str, digest: Digest) -> None:
+    def _delete(self, news: News, name: str, digest: Digest) -> None:
         self._rules.check_delete_manifest(name, digest)
-        self._referrers.remove(name, self._manifests.delete(name, digest))
+        with news() as notice:
+            notice.will(Event("delete", name, str(digest)))
+            self._referrers.remove(name, self._manifests.delete(name, digest))
 
 
 async def _read(request: Request) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
@@ -16,30 +16,69 @@ from starlette.routing import Route
 from artifact.errors import StowageError
 from registry import metrics
 from registry.config.sections import Config
-from registry.events import Event
 from registry.gc.report import Report
 from registry.http.accesslog import AccessLog
-from registry.http.errors import RegistryError
+from registry.http.certificate import Network
+from registry.http.gate import too_many
 from registry.http.observed import observation_of, principal_of
-from registry.limits import RateLimits
+from registry.limits import Buckets, RateLimits
 from registry.metrics import Metrics
+from registry.receiver import secret_of
 from registry.store.protocol import ObjectStore
-from registry.webhooks import Webhooks
+from registry.webhooks import Notice, Webhooks
 
 _SHARE = 1.0  # seconds between two writings of the counts for the other processes
 
 
-class Operation:
-    """The operator's side of one server process. `shared` is a folder that the processes of one server have in common;
-    with `log` false there is no access log."""
+@dataclass(frozen=True)
+class Shared:
+    """What the processes of one server have in common: a folder of counts, and a table of limits."""
 
-    def __init__(self, config: Config | None = None, shared: Path | None = None, log: bool = True) -> None:
-        config = config or Config()
-        self.metrics = Metrics(shared)
-        self.log = AccessLog(config.log.format if log else "none")
-        self._limits = RateLimits(config.limits.requests_per_second, config.limits.burst)
-        self._webhooks = Webhooks(config.webhooks, config.server.public_url, self.metrics)
-        self.trusted = tuple(map(ipaddress.ip_network, config.server.trusted_proxies))
+    counts: Path
+    limits: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> Shared:
+        """Make both in an empty folder."""
+        shared = cls.of(folder)
+        shared.counts.mkdir()
+        Buckets.create(shared.limits)
+        return shared
+
+    @classmethod
+    def of(cls, folder: Path) -> Shared:
+        """Those in a folder in which they have been made."""
+        return cls(folder / "counts", folder / "limits")
+
+
+class Operation:
+    """The operator's side of one server process; with `log` false there is no access log. It is as `configure` says,
+    and may be configured again while it runs."""
+
+    def __init__(self, store: ObjectStore, shared: Shared | None = None, log: bool = True) -> None:
+        self.metrics = Metrics(shared.counts if shared is not None else None)
+        self.log = AccessLog("none")
+        self._store = store
+        self._logs = log
+        self.buckets = Buckets(shared.limits if shared is not None else None)
+        self._webhooks = Webhooks(store, self.metrics)
+        self._limits = RateLimits()
+        self.trusted: tuple[Network, ...] = ()
+        self._shows_metrics = True
+
+    @staticmethod
+    def check(config: Config) -> None:
+        """That the files which a configuration names for `configure` can be read. Raises `InvalidInput`."""
+        for hook in config.webhooks:
+            secret_of(hook)
+
+    def configure(self, config: Config) -> None:
+        """Be as a configuration that has been checked says."""
+        self._webhooks.configure(config.webhooks, config.server.public_url)
+        self.log.format = config.log.format if self._logs else "none"
+        limits = config.limits
+        self._limits = RateLimits(limits.requests_per_second, limits.burst, self.buckets)
+        self.trusted = networks(config)
         self._shows_metrics = config.metrics.enabled
 
     def limit(self, request: Request) -> None:
@@ -53,19 +92,19 @@ class Operation:
         """Count a request whose login was refused against its address. Raises `RegistryError`."""
         self._count(f"address {observation_of(request.scope).client}")
 
+    def limited(self) -> None:
+        """Count that a request was refused because of too many before it."""
+        self.metrics.add(metrics.LIMITED)
+
     def _count(self, sender: str) -> None:
         wait = self._limits.wait(sender)
         if wait:
-            self.metrics.add(metrics.LIMITED)
-            seconds = str(max(1, round(wait + 0.5)))
-            raise RegistryError(
-                429, "TOOMANYREQUESTS", f"too many requests: wait {seconds} s", {"Retry-After": seconds}
-            )
+            self.limited()
+            raise too_many("too many requests", wait)
 
-    def publish(self, request: Request, event: Event) -> None:
-        """Tell the webhooks of something that a request has done. Does not wait for them."""
-        request_id = observation_of(request.scope).request_id
-        self._webhooks.publish(replace(event, principal=principal_of(request.scope), request_id=request_id))
+    def notice(self, request: Request) -> Notice:
+        """What a request is about to do, for the webhooks to be told."""
+        return self._webhooks.notice(principal_of(request.scope), observation_of(request.scope).request_id)
 
     def collected(self, report: Report) -> None:
         """Count what a cycle of the garbage collector did."""
@@ -76,7 +115,7 @@ class Operation:
             else:
                 self.metrics.add(metrics.GC_OBJECTS, what, amount=amount)
 
-    def routes(self, store: ObjectStore) -> list[Route]:
+    def routes(self) -> list[Route]:
         """The endpoints outside of the distribution API."""
 
         async def alive(request: Request) -> Response:
@@ -84,17 +123,18 @@ class Operation:
 
         async def ready(request: Request) -> Response:
             try:
-                await asyncio.to_thread(store.list, "blobs/", limit=1)
+                await asyncio.to_thread(self._store.list, "blobs/", limit=1)
             except (StowageError, OSError) as error:
                 return PlainTextResponse(f"object store: {error}\n", 503)
             return PlainTextResponse("ok\n")
 
         async def show(request: Request) -> Response:
+            if not self._shows_metrics:
+                return PlainTextResponse("Not Found", 404)
             text = await asyncio.to_thread(self.metrics.text)
             return Response(text, 200, {"Content-Type": metrics.CONTENT_TYPE})
 
-        shown = [Route("/metrics", show)] if self._shows_metrics else []
-        return [Route("/healthz", alive), Route("/readyz", ready), *shown]
+        return [Route("/healthz", alive), Route("/readyz", ready), Route("/metrics", show)]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -115,3 +155,8 @@ class Operation:
             with suppress(OSError):  # a full disk: the registry goes on, uncounted
                 await asyncio.to_thread(self.metrics.share)
             await asyncio.sleep(_SHARE)
+
+
+def networks(config: Config) -> tuple[Network, ...]:
+    """The networks of trusted proxies."""
+    return tuple(map(ipaddress.ip_network, config.server.trusted_proxies))

@@ -22,11 +22,12 @@ from registry.uploads import Ingest, Session, Uploads
 
 
 class UploadEndpoints:
-    """Blobs on their way in."""
+    """Blobs on their way in. Clients are asked to send chunks of `chunk` bytes at least; smaller ones are taken too."""
 
-    def __init__(self, blobs: Blobs, uploads: Uploads) -> None:
+    def __init__(self, blobs: Blobs, uploads: Uploads, chunk: int) -> None:
         self._blobs = blobs
         self._uploads = uploads
+        self._chunk = chunk
 
     async def begin(self, request: Request, name: str, rest: str) -> Response:
         """POST: mount a blob, take one whole, or begin an upload."""
@@ -41,7 +42,10 @@ class UploadEndpoints:
         if algorithm not in ("sha256", "sha512"):
             raise InvalidInput(f"digest algorithm {algorithm[:40]!r} is not supported: use sha256 or sha512")
         session = await asyncio.to_thread(self._uploads.begin, name, algorithm, _owner(request))
-        return _progress(202, session)
+        response = _progress(202, session)
+        if self._chunk:
+            response.headers["OCI-Chunk-Min-Length"] = str(self._chunk)
+        return response
 
     def _mount(self, caller: Caller, name: str, digest: Digest, origin: str | None) -> bool:
         """Mount a blob from where the caller may read it, and from nowhere else: that it exists in a repository of

@@ -44,6 +44,10 @@ class FilesystemStore:
     def remote(self) -> bool:
         return False
 
+    @property
+    def chunk(self) -> int:
+        return 0
+
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
@@ -203,6 +207,11 @@ class _FileStream:
         data = os.pread(self._descriptor, min(count, self._end - self._offset), self._offset)
         self._offset += len(data)
         return data
+
+    def readinto(self, view: memoryview) -> int:
+        count = os.preadv(self._descriptor, [view[: self._end - self._offset]], self._offset)
+        self._offset += count
+        return count
 
     def descriptor(self) -> tuple[int, int] | None:
         return self._descriptor, self._offset

@@ -67,6 +67,9 @@ class Stream(Protocol):
     def read(self, count: int) -> bytes:
         """At most `count` further bytes; empty at the end of the range."""
 
+    def readinto(self, view: memoryview) -> int:
+        """Put further bytes into `view`, as many as there are at once; return how many, 0 at the end of the range."""
+
     def descriptor(self) -> tuple[int, int] | None:
         """A file descriptor and an offset from which the rest of the range can be read; None if it is no file."""
 
@@ -107,6 +110,10 @@ class ObjectStore(Protocol):
     @property
     def remote(self) -> bool:
         """Whether each call is a request over a network."""
+
+    @property
+    def chunk(self) -> int:
+        """Bytes below which a piece of an upload is hardly worth a request of its own; 0 where any size is as good."""
 
     def get(self, key: str) -> Object:
         """A small object. Raises `Missing`."""

@@ -6,6 +6,7 @@ atomic is probed at start, see `registry.store.probe`. Conditional CompleteMulti
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.httpsession import get_cert_path
 from urllib3.exceptions import HTTPError
 
+from registry.store import s3direct
 from registry.store.protocol import (
     Conflict,
     Entry,
@@ -29,6 +33,9 @@ from registry.store.protocol import (
     Writer,
     checked_key,
 )
+from registry.store.s3direct import DirectReads, Target, Unusual
+from registry.store.s3stream import Body, S3Stream, SdkBody
+from registry.store.sigv4 import Credentials
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -37,6 +44,9 @@ if TYPE_CHECKING:
 PART = 16 * 1024 * 1024
 """Size of a part, in bytes; all parts but the last are equal, as some services demand."""
 
+LEAST_PART = 5 * 1024 * 1024
+"""The smallest part that S3 takes, but for the last."""
+
 MAX_PARTS = 10_000
 """Most parts an upload may have (S3 limits)."""
 
@@ -44,30 +54,46 @@ _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
 _CONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 
 
-def s3_client(connections: int = 64) -> S3Client:
-    """A client with path-style addresses and v4 signatures. Checksums only where the service demands them: the
-    registry hashes every byte itself."""
+def s3_client(session: botocore.session.Session, connections: int = 64) -> S3Client:
+    """The SDK, with path-style addresses and v4 signatures. Checksums only where the service demands them: the registry
+    hashes every byte itself."""
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": "path", "payload_signing_enabled": False},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         max_pool_connections=connections,
-        connect_timeout=5,
-        read_timeout=60,
+        connect_timeout=s3direct.CONNECT_SECONDS,
+        read_timeout=s3direct.READ_SECONDS,
         retries={"mode": "standard", "max_attempts": 4},
     )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return boto3.session.Session().client("s3", region_name=region, config=config)
+    return boto3.session.Session(botocore_session=session).client("s3", region_name=region, config=config)
+
+
+def _credentials(session: botocore.session.Session) -> Credentials | None:
+    """Those the SDK has now; it renews them in time."""
+    found = session.get_credentials()
+    frozen = found.get_frozen_credentials() if found is not None else None
+    if frozen is None or frozen.access_key is None or frozen.secret_key is None:
+        return None
+    return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
 
 class S3Store:
     """Objects under a prefix of one bucket."""
 
-    def __init__(self, bucket: str, prefix: str = "", client: S3Client | None = None) -> None:
+    def __init__(self, bucket: str, prefix: str = "") -> None:
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._client = client or s3_client()
+        session = botocore.session.Session()
+        self._client = client = s3_client(session)
+        # As the SDK itself finds them.
+        named = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        authorities = str(named or get_cert_path(True))
+        self._direct = DirectReads(
+            lambda: Target.of(client, bucket, self._prefix, authorities), lambda: _credentials(session)
+        )
         self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="s3-part")
 
     @property
@@ -78,10 +104,18 @@ class S3Store:
     def remote(self) -> bool:
         return True
 
+    @property
+    def chunk(self) -> int:
+        return LEAST_PART
+
     def _key(self, key: str) -> str:
         return self._prefix + checked_key(key)
 
     def get(self, key: str) -> Object:
+        try:
+            return self._direct.get(checked_key(key))
+        except Unusual:
+            pass
         with _errors(key):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key))
             return Object(answer["Body"].read(), answer["ETag"])
@@ -133,14 +167,24 @@ class S3Store:
         return entries
 
     def read(self, key: str, offset: int, length: int) -> Stream:
+        return S3Stream(lambda start, count: self._open(key, start, count), offset, length)
+
+    def _open(self, key: str, offset: int, length: int) -> Body:
         if length == 0:
             self.head(key)
-            return _S3Stream(key, None)
+            return SdkBody(io.BytesIO())
+        try:
+            return self._direct.open(checked_key(key), offset, length)
+        except Unusual:
+            pass
         with _errors(key):
             answer = self._client.get_object(
                 Bucket=self._bucket, Key=self._key(key), Range=f"bytes={offset}-{offset + length - 1}"
             )
-        return _S3Stream(key, answer["Body"])
+        if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
+            answer["Body"].close()
+            raise StoreUnavailable("object store: answered with other bytes than the range that was asked for")
+        return SdkBody(answer["Body"])
 
     def writer(
         self,
@@ -211,27 +255,6 @@ class S3Store:
         return self._pool.submit(function)
 
 
-class _S3Stream:
-    def __init__(self, key: str, body: Any) -> None:
-        self._key = key
-        self._body = body
-
-    def read(self, count: int) -> bytes:
-        if self._body is None:
-            return b""
-        with _errors(self._key):
-            data: bytes = self._body.read(count)
-        return data
-
-    def descriptor(self) -> tuple[int, int] | None:
-        return None
-
-    def close(self) -> None:
-        if self._body is not None:
-            self._body.close()
-            self._body = None
-
-
 class _S3Writer:
     """A multipart upload: one part in flight while the next is filled, so two parts of memory. The bytes after the
     last whole part lie in a scratch object between two requests. An object smaller than a part is put in one piece."""
@@ -273,7 +296,8 @@ class _S3Writer:
         if self._upload is None:
             self._upload = self._store.begin_parts(self._key)
         upload, number = self._upload, len(self._etags) + 1
-        data = self._buffer if self._filled == self._part_size else bytearray(self._content())
+        data = self._buffer
+        del data[self._filled :]  # the last part is cut where it lies, not copied
         if number > MAX_PARTS:
             raise Conflict(f"blob is larger than {MAX_PARTS} parts of {self._part_size} bytes: send its length first")
         self._buffer, self._spare, self._filled = self._spare, self._buffer, 0

@@ -55,11 +55,11 @@ class FaultyProxy:
                         client.sendall(_ERROR)
                         return
                     if fault == "reset":
-                        _reset(client)
+                        reset(client)
                         return
                     if fault == "half":
                         server.sendall(data[: len(data) // 2])
-                        _reset(client)
+                        reset(client)
                         return
                     if fault == "slow":
                         time.sleep(self._random.uniform(0.2, 1.5))
@@ -73,10 +73,10 @@ class FaultyProxy:
                 if muted.is_set() and not data.startswith(b"HTTP/1.1 100"):
                     break
                 client.sendall(data)
-            _reset(client)
+            reset(client)
 
 
-def _reset(connection: socket.socket) -> None:
+def reset(connection: socket.socket) -> None:
     """End a connection so that its peer sees it broken."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with suppress(OSError):

@@ -43,16 +43,18 @@ class S3:
 
 @dataclass
 class RunningRegistry:
-    """A registry process. `host` is ``127.0.0.1:PORT``, `url` the same with ``http://``."""
+    """A registry process. `host` is ``127.0.0.1:PORT``, `url` the same with ``http://``, or ``https://`` if it speaks
+    TLS."""
 
     process: subprocess.Popen[str]
     host: str
     storage: str
     log: Path
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{self.scheme}://{self.host}"
 
     def kill(self) -> None:
         """End it the hard way, workers included."""
@@ -184,7 +186,8 @@ def _starter(folder: Path) -> Iterator[StartRegistry]:
             process.kill()
             process.wait()
             raise RuntimeError(f"the registry did not start:\n{log.read_text()}")
-        running = RunningRegistry(process, line.split("http://")[1].split()[0], str(storage), log)
+        scheme, _, rest = line.split("listening on ")[1].partition("://")
+        running = RunningRegistry(process, rest.split()[0], str(storage), log, scheme)
         started.append(running)
         _wait(running)
         return running
@@ -202,7 +205,7 @@ def _wait(running: RunningRegistry) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            if httpx.get(f"{running.url}/healthz", timeout=5).status_code == 200:
+            if httpx.get(f"{running.url}/healthz", timeout=5, verify=False).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -8,7 +8,16 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.registry.pushing import MANIFEST, error_code, push_blob, put_manifest, sha256
+from tests.registry.pushing import (
+    INDEX,
+    MANIFEST,
+    descriptor,
+    error_code,
+    push_blob,
+    push_image,
+    put_manifest,
+    sha256,
+)
 
 WEIGHTS = b"not really weights"
 MODEL = "application/vnd.cncf.model.manifest.v1+json"
@@ -90,6 +99,45 @@ def test_refused(
 def test_layers_that_are_not_the_configs(client: httpx.Client, repo: str) -> None:
     answer = push_model(client, repo, "latest", Q4, {"dev.stowage.precision": "Q4_K_M"}, [sha256(b"other")])
     assert (answer.status_code, error_code(answer)) == (400, "MANIFEST_INVALID")
+
+
+@pytest.mark.parametrize("artifact_type", [MODEL, None])
+def test_what_only_its_layers_and_annotations_call_a_model(
+    client: httpx.Client, repo: str, artifact_type: str | None
+) -> None:
+    """A config of another type makes it no less a model."""
+    for blob in (WEIGHTS, b"{}"):
+        push_blob(client, repo, blob)
+    layer = {"mediaType": "application/vnd.docker.ai.gguf.v3", "digest": sha256(WEIGHTS), "size": len(WEIGHTS)}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": artifact_type or "application/x",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": sha256(b"{}"), "size": 2},
+        "layers": [layer],
+        "annotations": {"dev.stowage.precision": "F16", "dev.stowage.format": "gguf"},
+    }
+    raw = json.dumps(manifest).encode()
+    answer = put_manifest(client, repo, raw, "4B-Q4_K_M")
+    assert (answer.status_code, error_code(answer)) == (400, "MANIFEST_INVALID")
+    assert put_manifest(client, repo, raw, "4B-F16").status_code == 201
+
+
+def test_no_index_behind_a_precision_tag(client: httpx.Client, repo: str) -> None:
+    """An index states no precision: its tag would be believed unchecked. One of images may have any tag."""
+    assert push_model(client, repo, "latest", Q4, FOUR).status_code == 201
+    model = client.get(f"/v2/{repo}/manifests/latest").content
+    image = push_image(client, repo, "image")
+    of_model, of_image = (
+        json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(raw, MANIFEST)]}).encode()
+        for raw in (model, image)
+    )
+    answer = put_manifest(client, repo, of_model, "4B-Q4_K_M", INDEX)
+    assert (answer.status_code, error_code(answer)) == (400, "MANIFEST_INVALID")
+    assert put_manifest(client, repo, of_model, "list", INDEX).status_code == 201
+    nested = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(of_model, INDEX)]}).encode()
+    assert put_manifest(client, repo, nested, "4B-Q4_K_M", INDEX).status_code == 400
+    assert put_manifest(client, repo, of_image, "4B-Q4_K_M", INDEX).status_code == 201
 
 
 def test_tags_beside_a_digest_are_judged_too(client: httpx.Client, repo: str) -> None:

@@ -19,6 +19,7 @@ from packager.source import open_source
 from supplychain.keys import PrivateKey
 from supplychain.sign import sign
 from tests.checkpoints.tiny import write_tiny_llama
+from tests.registry.conftest import Backend
 from tests.registry.pushing import MANIFEST, error_code, push_blob, push_image, put_manifest, sha256
 from tests.registry.secured import configure
 from tests.registry.servers import RunningRegistry, StartRegistry
@@ -27,7 +28,8 @@ from tests.registry.test_admission import CONFIG, MODEL
 ADMISSION = """
 [admission]
 layout = true
-refuse = ["*.pkl", "*.bin", "*.py", "secrets/**"]
+refuse = ["*.bin", "*.zip", "secrets/**"]
+refuse-kinds = ["code", "unsafe-weights"]
 
 [[admission.quarantine]]
 tags = ["prod/**:*"]
@@ -116,7 +118,9 @@ def test_what_we_pack_is_admitted(server: RunningRegistry, repo: str, tmp_path: 
         ([GGUF, {"path": "MODEL.gguf"}], {}, "two files"),
         ([GGUF, {"path": "x", "type": "application/octet-stream"}], {}, "type"),
         ([GGUF], {"artifactType": None}, "artifactType"),
-        ([GGUF, {"path": "weights.PKL"}], {}, "refused"),
+        ([GGUF, {"path": "weights.PKL"}], {}, "unsafe weights"),
+        ([GGUF, {"path": "run.Sh"}], {}, "no code"),
+        ([GGUF, {"path": "data.ZIP"}], {}, "refused"),
         ([GGUF, {"path": "deep/er/pytorch_model.bin"}], {}, "refused"),
         ([GGUF, {"path": "modeling.py", "type": "application/vnd.cncf.model.code.v1.raw"}], {}, "refused"),
         ([GGUF, {"path": "secrets/a/b"}], {}, "refused"),
@@ -175,6 +179,38 @@ class TestQuarantine:
         assert client.get("/v2/prod/b/manifests/v1").status_code == 200
         push_image(client, "prod/b", "v1", b"two")
         assert client.get("/v2/prod/b/manifests/v1").status_code == 403
+
+    def test_signed_and_unsigned_on_another_replica(
+        self,
+        backend: Backend,
+        tmp_path: Path,
+        registry_server: StartRegistry,
+        keys: dict[str, PrivateKey],
+    ) -> None:
+        """Both see it with the next request: the signature that comes, the one that goes, and which form it has."""
+        (tmp_path / "policy.yaml").write_text(POLICY)
+        (tmp_path / "release.pub").write_bytes(keys["release"].public.pem)
+        config = str(configure(tmp_path, ADMISSION))
+        one, two = (registry_server(backend.storage, "--config", config, env=backend.env) for _ in range(2))
+
+        def answers() -> set[int]:
+            return {httpx.get(f"{server.url}/v2/prod/r/manifests/v1", timeout=60).status_code for server in (one, two)}
+
+        with httpx.Client(base_url=one.url, timeout=60) as client:
+            raw = push_image(client, "prod/r", "v1")
+        assert answers() == {403}
+        for _ in range(2):
+            remote = RemoteRepository(one.host, "prod/r")
+            sign(remote, remote.resolve(Digest.parse(sha256(raw))), keys["release"])
+            assert answers() == {200}
+            with httpx.Client(base_url=two.url, timeout=60) as client:
+                for tag in client.get("/v2/prod/r/tags/list").json()["tags"]:
+                    if tag != "v1":
+                        assert client.delete(f"/v2/prod/r/manifests/{tag}").status_code == 202
+                assert answers() == {200}, "there is the other form still"
+                for item in client.get(f"/v2/prod/r/referrers/{sha256(raw)}").json()["manifests"]:
+                    assert client.delete(f"/v2/prod/r/manifests/{item['digest']}").status_code == 202
+            assert answers() == {403}
 
     def test_other_repositories(self, client: httpx.Client) -> None:
         push_image(client, "dev/a", "v1")

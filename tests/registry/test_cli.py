@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from registry import keys
 from registry.listen import is_loopback, listen_address
 from tests.registry.servers import ROOT, StartRegistry
 
@@ -21,10 +23,11 @@ def registry(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_version_and_help() -> None:
     assert registry("--version").stdout.startswith("registry ")
-    for command in ("serve", "fsck"):
-        done = registry(command, "--help")
+    commands = "serve", "fsck", "gc", "user", "user add", "user list", "user remove", "config check", "config token-key"
+    for command in commands:
+        done = registry(*command.split(), "--help")
         assert done.returncode == 0
-        assert "Example: registry" in done.stdout
+        assert "Example: registry" in done.stdout, command
 
 
 def test_port_taken(tmp_path: Path) -> None:
@@ -87,6 +90,31 @@ def test_loopback(host: str, loopback: bool) -> None:
 def test_listen_addresses() -> None:
     assert listen_address("127.0.0.1:0") == ("127.0.0.1", 0)
     assert listen_address("[::1]:5000") == ("::1", 5000)
+
+
+def test_the_storage_of_a_configuration(tmp_path: Path) -> None:
+    """gc and fsck find it there; --dry-run and --json do for both; neither changes anything then."""
+    storage = tmp_path / "s"
+    storage.mkdir()
+    config = tmp_path / "registry.toml"
+    config.write_text(f'[server]\nstorage = "{storage}"\n[gc]\ngrace = "2h"\n')
+    for command, key in (("gc", "condemned"), ("fsck", "findings")):
+        done = registry(command, "--config", str(config), "--dry-run", "--json")
+        assert done.returncode == 0, done.stderr
+        assert not json.loads(done.stdout)[key]
+    (storage / "data").mkdir()
+    (storage / "data" / keys.new_upload_id()).write_bytes(b"nobody's")
+    assert registry("fsck", "--config", str(config), "--dry-run").returncode == 1
+    assert registry("gc", "--config", str(tmp_path / "none.toml")).returncode == 2
+
+
+def test_checking_says_what_serving_would_refuse(tmp_path: Path) -> None:
+    config = tmp_path / "registry.toml"
+    config.write_text('[server]\nlisten = "0.0.0.0:0"\n')
+    done = registry("config", "check", str(config))
+    assert (done.returncode, "--insecure-anonymous" in done.stdout) == (0, True)
+    assert json.loads(registry("config", "check", str(config), "--json").stdout)["needs_insecure_anonymous"] is True
+    assert registry("serve", "--config", str(config), "--storage", str(tmp_path / "s")).returncode == 2
 
 
 def test_workers(tmp_path: Path, registry_server: StartRegistry) -> None:

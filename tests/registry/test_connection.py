@@ -11,7 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from artifact.digest import Digest
+from registry.blobs import Blobs
+from registry.store.open import open_store
+from tests.registry.conftest import environment
 from tests.registry.pushing import begin, push_blob, sha256
+from tests.registry.rawhttp import connect, head, read_answer
 from tests.registry.servers import RunningRegistry, StartRegistry
 
 MIB = 1024 * 1024
@@ -20,34 +25,17 @@ DIGEST = sha256(DATA)
 
 
 @pytest.fixture(scope="module")
-def server(session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory) -> RunningRegistry:
-    return session_registries(tmp_path_factory.mktemp("storage"))
-
-
-def connect(server: RunningRegistry) -> socket.socket:
-    host, port = server.host.split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
-def head(method: str, path: str, **headers: object) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items())]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    raw = b""
-    while b"\r\n\r\n" not in raw:
-        part = connection.recv(1)  # no more than the head: what follows the body is the next answer
-        assert part, f"closed after {raw[:100]!r}"
-        raw += part
-    top, _, body = raw.partition(b"\r\n\r\n")
-    lines = top.decode("latin-1").split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines[1:])
-    while len(body) < int(headers.get("content-length", 0)):
-        part = connection.recv(int(headers["content-length"]) - len(body))
-        assert part
-        body += part
-    return int(lines[0].split()[1]), headers, body
+def server(
+    driver: str,
+    request: pytest.FixtureRequest,
+    session_registries: StartRegistry,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunningRegistry:
+    """One that sends every byte itself."""
+    if driver == "filesystem":
+        return session_registries(tmp_path_factory.mktemp("storage"))
+    s3 = request.getfixturevalue("s3")
+    return session_registries(s3.storage(), "--no-redirect", env=s3.env)
 
 
 def upload(server: RunningRegistry, repo: str) -> str:
@@ -120,7 +108,7 @@ def test_wrong_bytes_are_refused(server: RunningRegistry, repo: str) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 404")
 
 
-def test_reader_that_is_slow_and_reader_that_goes_away(server: RunningRegistry, repo: str) -> None:
+def test_reader_that_is_slow_and_reader_that_goes_away(server: RunningRegistry, repo: str, driver: str) -> None:
     """A client that does not read costs no thread, and one that leaves costs nothing more."""
     big = os.urandom(MIB) * 24
     with httpx.Client(base_url=server.url) as client:
@@ -139,7 +127,8 @@ def test_reader_that_is_slow_and_reader_that_goes_away(server: RunningRegistry, 
             assert time.monotonic() < deadline
             time.sleep(0.1)
     opened = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-    assert opened < 60, "descriptors of clients that are gone were closed"
+    kept = 64 if driver == "s3" else 0  # connections to the store that wait for the next request
+    assert opened < 60 + kept, "descriptors of clients that are gone were closed"
 
 
 def test_chunked_bodies_take_the_ordinary_way(server: RunningRegistry, repo: str) -> None:
@@ -147,3 +136,18 @@ def test_chunked_bodies_take_the_ordinary_way(server: RunningRegistry, repo: str
     answer = httpx.put(server.url + upload(server, repo), params={"digest": DIGEST}, content=iter(pieces))
     assert answer.status_code == 201
     assert httpx.get(f"{server.url}/v2/{repo}/blobs/{DIGEST}").content == DATA
+
+
+def test_blob_that_is_cut_short_in_the_store(
+    server: RunningRegistry, repo: str, driver: str, request: pytest.FixtureRequest
+) -> None:
+    """The answer ends short of its length, so that no client takes it for the blob, and the log says why."""
+    with httpx.Client(base_url=server.url) as client:
+        digest = push_blob(client, repo, os.urandom(5 * MIB))
+        with environment(request.getfixturevalue("s3").env if driver == "s3" else {}):
+            store = open_store(server.storage)
+        store.put(Blobs(store).record(Digest.parse(digest)).data, os.urandom(3 * MIB))
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"/v2/{repo}/blobs/{digest}")
+        assert "shorter than its record" in server.log.read_text()
+        assert client.get("/v2/").status_code == 200

@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 from registry import keys
 from registry.fsck import Checker
 from registry.http.app import create_app
-from registry.http.blobs import Redirects
 from registry.store.protocol import ObjectStore
 from tests.registry.conftest import Backend
 from tests.registry.pushing import begin, descriptor, manifest_of, push_blob, put_manifest, sha256
@@ -27,7 +26,7 @@ LAYER = b"layer bytes " * 1000
 def filled(backend: Backend) -> Iterator[tuple[TestClient, ObjectStore]]:
     """An image with a referrer, an upload in progress, and nothing wrong."""
     store = backend.open()
-    with TestClient(create_app(store, Redirects(enabled=False))) as client:
+    with TestClient(create_app(store)) as client:
         for data in (b"{}", LAYER):
             push_blob(client, "fs/ck", data)
         raw = manifest_of([LAYER])

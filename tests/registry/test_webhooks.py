@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,20 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from registry import keys
 from registry.config.sections import Webhook
 from registry.events import Event
 from registry.metrics import Metrics
+from registry.outbox import Outbox
+from registry.receiver import receiver_id
+from registry.store.open import open_store
+from registry.store.protocol import ObjectStore
 from registry.webhooks import Webhooks
-from tests.registry.pushing import MANIFEST, push_image, sha256
+from tests.registry.conftest import Backend
+from tests.registry.pushing import MANIFEST, manifest_of, push_blob, push_image, put_manifest, sha256
 from tests.registry.servers import StartRegistry
 
 
@@ -53,7 +62,7 @@ class Receiver:
         return [json.loads(body) for _, body in self.requests]
 
     def wait(self, count: int) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while len(self.requests) < count:
             assert time.monotonic() < deadline, self.events
             time.sleep(0.02)
@@ -122,49 +131,208 @@ def test_a_receiver_that_hangs_holds_up_no_push(
     receiver.wait(10)
 
 
-def hooks(receiver: Receiver, metrics: Metrics, url: str = "") -> Webhooks:
-    hook = Webhook(url or receiver.url, ("push", "delete", "tag"))
-    return Webhooks([hook], "", metrics, first_delay=0.02)
+def test_what_is_refused_is_not_told(tmp_path: Path, registry_server: StartRegistry, receiver: Receiver) -> None:
+    (tmp_path / "registry.toml").write_text(
+        f'[immutable]\ntags = ["**:v*"]\nkeep = true\n[[webhooks]]\nurl = "{receiver.url}"\n'
+    )
+    server = registry_server(tmp_path / "storage", "--config", str(tmp_path / "registry.toml"))
+    with httpx.Client(base_url=server.url) as client:
+        push_image(client, "team/model", "v1", b"one")
+        push_blob(client, "team/model", b"two")
+        assert put_manifest(client, "team/model", manifest_of([b"two"]), "v1").status_code == 403
+        assert client.delete("/v2/team/model/manifests/v1").status_code == 403
+        assert client.delete("/v2/team/model/manifests/v2").status_code == 404
+        assert client.delete(f"/v2/team/model/manifests/{sha256(b'none')}").status_code == 404
+        push_image(client, "team/model", "last", b"three")
+    events = receiver.wait(4)
+    assert [event["data"].get("tag") for event in events] == [None, "v1", None, "last"]
+    wait_until(lambda: waiting(open_store(server.storage)) == [])
+
+
+def hooks(
+    store: ObjectStore, receiver: Receiver, metrics: Metrics, url: str = "", lease: float = 30.0, keep: float = 3600.0
+) -> Webhooks:
+    made = Webhooks(store, metrics, first_delay=0.02, lease=lease)
+    made.configure([Webhook(url or receiver.url, ("push", "delete", "tag"), keep=keep)], "")
+    return made
+
+
+def publish(webhooks: Webhooks, *events: Event) -> None:
+    with webhooks.notice("somebody", "1") as notice:
+        notice.will(*events)
 
 
 def outcomes(metrics: Metrics) -> dict[str, float]:
     return {labels[0]: value for (name, labels), value in metrics._values.items() if name == "events_total"}
 
 
-def test_tried_again_until_it_is_taken_and_in_order(receiver: Receiver) -> None:
+def waiting(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.list(keys.EVENTS)]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return open_store(str(tmp_path / "events"))
+
+
+def test_tried_again_until_it_is_taken_and_in_order(store: ObjectStore, receiver: Receiver) -> None:
     receiver.answer = lambda number: 503 if number < 4 else 200
     metrics = Metrics()
-    webhooks = hooks(receiver, metrics)
+    webhooks = hooks(store, receiver, metrics)
     for name in ("one", "two"):
-        webhooks.publish(Event("push", name, "sha256:00"))
+        publish(webhooks, Event("push", name, "sha256:00"))
     events = receiver.wait(5)
     assert [event["data"]["repository"] for event in events] == ["one"] * 4 + ["two"]
     assert len({event["id"] for event in events[:4]}) == 1, "the receiver can tell a repetition"
     webhooks.close()
     assert outcomes(metrics) == {"delivered": 2}
+    assert waiting(store) == []
 
 
 @pytest.mark.parametrize("status", [302, 400, 404])
-def test_a_refusal_is_final_and_a_redirect_is_not_followed(receiver: Receiver, status: int) -> None:
+def test_a_refusal_is_final_and_a_redirect_is_not_followed(store: ObjectStore, receiver: Receiver, status: int) -> None:
     """SSRF: no answer of a receiver makes the registry ask anybody else."""
     receiver.answer = lambda number: status
     metrics = Metrics()
-    webhooks = hooks(receiver, metrics)
-    webhooks.publish(Event("push", "one", "sha256:00"))
+    webhooks = hooks(store, receiver, metrics)
+    publish(webhooks, Event("push", "one", "sha256:00"))
     receiver.wait(1)
     webhooks.close()
     assert len(receiver.requests) == 1
     assert outcomes(metrics) == {"failed": 1}
+    assert waiting(store) == []
 
 
-def test_nobody_there(receiver: Receiver) -> None:
-    """The queue has an end, what does not fit is counted, and closing does not take long."""
+def test_an_event_that_is_never_taken_does_not_hold_up_the_rest(store: ObjectStore, receiver: Receiver) -> None:
+    receiver.answer = lambda number: 500 if b'"poison"' in receiver.requests[number - 1][1] else 204
     metrics = Metrics()
-    webhooks = hooks(receiver, metrics, "http://127.0.0.1:9/")
-    begun = time.monotonic()
-    for _ in range(1200):
-        webhooks.publish(Event("push", "one", "sha256:00"))
-    assert time.monotonic() - begun < 2
+    webhooks = hooks(store, receiver, metrics)
+    for name in ("poison", "good"):
+        publish(webhooks, Event("push", name, "sha256:00"))
+    wait_until(lambda: outcomes(metrics) == {"delivered": 1})
+    webhooks.close(seconds=20)
+    assert len([key for key in waiting(store) if not key.endswith("/lease")]) == 1, "it is kept, nevertheless"
+
+
+def test_what_a_process_leaves_another_delivers(store: ObjectStore, receiver: Receiver) -> None:
+    """Nobody is there while one process runs, and ends; then there is."""
+    metrics = Metrics()
+    first = hooks(store, receiver, metrics, "http://127.0.0.1:9/")
+    for number in range(3):
+        publish(first, Event("push", f"n{number}", "sha256:00"), Event("tag", f"n{number}", "sha256:00", "v1"))
+    first.close(seconds=1)
+    assert outcomes(metrics) == {}
+    ours = receiver_id(Webhook(receiver.url, ()))
+    theirs = receiver_id(Webhook("http://127.0.0.1:9/", ()))
+    for key in waiting(store):  # the receiver has moved to where it is reached
+        if not key.endswith("/lease"):
+            store.put(key.replace(theirs, ours), store.get(key).data)
+            store.delete(key)
+    second = hooks(store, receiver, Metrics())
+    events = receiver.wait(6)
+    assert [event["data"]["repository"] for event in events] == ["n0", "n0", "n1", "n1", "n2", "n2"]
+    assert all(event["data"]["principal"] == "somebody" for event in events)
+    second.close()
+    assert waiting(store) == []
+
+
+def test_the_living_are_left_their_events(store: ObjectStore) -> None:
+    """By the clock: an owner that renews its lease keeps what it has; one that does not is succeeded by one other."""
+    now = time.time()
+    clock = lambda: now  # noqa: E731
+    owner, one, two = (Outbox(store, 30.0, clock) for _ in range(3))
+    key = owner.new_key("0" * 16)
+    owner.write(key, [Event("push", "x", "sha256:00")])
+    now = time.time() + 50
+    assert one.mine()[0] == [], "too fresh for its owner to have had to say anything"
+    owner.renew()
+    now += 29
+    assert one.mine()[0] == []
+    now += 2
+    assert [found for found, _ in one.mine()[0]] == [key]
+    assert two.mine()[0] == []
+    owner.renew()  # thought dead, it may go on, but what is new is under another name
+    assert owner.new_key("0" * 16).split("/")[1] != key.split("/")[1]
+    one.remove(key)
+    one.rest()
+    assert waiting(store) == []
+
+
+def test_killed_with_events_that_wait(
+    backend: Backend, tmp_path: Path, registry_server: StartRegistry, receiver: Receiver
+) -> None:
+    """SIGKILL loses nothing that was acknowledged: the next process delivers it, under the same ids."""
+    (tmp_path / "registry.toml").write_text(f'[[webhooks]]\nurl = "{receiver.url}"\n')
+    receiver.answer = lambda number: 503
+    server = registry_server(backend.storage, "--config", str(tmp_path / "registry.toml"), env=backend.env)
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        pushed = [sha256(push_image(client, "team/model", f"v{number}", bytes([number]))) for number in range(3)]
+        assert client.delete("/v2/team/model/manifests/v0").status_code == 202
+    tried = {event["id"] for event in receiver.wait(1)}
+    server.kill()
+    receiver.answer = lambda number: 204
+    before = len(receiver.requests)
+    webhooks = hooks(backend.open(), receiver, Metrics(), lease=0.5)
+    events = receiver.wait(before + 7)[before:]
+    kinds = [event["type"].removeprefix("dev.stowage.registry.") for event in events]
+    assert kinds == ["push", "tag"] * 3 + ["delete"]
+    assert [event["data"]["digest"] for event in events[:6:2]] == pushed
+    assert tried <= {event["id"] for event in events}
+    wait_until(lambda: [key for key in waiting(backend.open()) if not key.endswith("/lease")] == [])
+    webhooks.close()
+
+
+def test_killed_between_the_tag_and_the_answer(store: ObjectStore, receiver: Receiver) -> None:
+    """What is written before a tag moves is told although nobody came to say that it moved."""
+    dying = hooks(store, receiver, Metrics(), lease=0.3)
+    dying.notice().will(Event("tag", "one", "sha256:00", "v1"))
+    dying._closing = True
+    dying._wake.set()
+    webhooks = hooks(store, receiver, Metrics(), lease=0.3)
+    assert receiver.wait(1)[0]["subject"] == "one:v1"
+    webhooks.close()
+
+
+def test_there_is_an_end(store: ObjectStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of how many events wait for a receiver, and for how long; what is dropped is counted."""
+    monkeypatch.setattr("registry.webhooks.MOST_WAITING", 5)
+    metrics = Metrics()
+    webhooks = hooks(store, receiver, metrics, "http://127.0.0.1:9/")
+    for _ in range(9):
+        publish(webhooks, Event("push", "one", "sha256:00"))
+    assert outcomes(metrics) == {"dropped": 4}
+    assert len(waiting(store)) == 5
     webhooks.close(seconds=1)
-    assert outcomes(metrics)["dropped"] >= 150
-    assert time.monotonic() - begun < 5
+    late = Metrics()
+    webhooks = hooks(store, receiver, late, keep=1.0)
+    publish(webhooks, Event("push", "one", "sha256:00", time=time.time() - 2), Event("push", "two", "sha256:00"))
+    assert receiver.wait(1)[0]["data"]["repository"] == "two"
+    webhooks.close()
+    assert outcomes(late) == {"expired": 1, "delivered": 1}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Event, st.sampled_from(["push", "tag", "delete"]), st.text(), st.none() | st.text(), st.none() | st.text(),
+            st.none() | st.text(), st.none() | st.integers(), st.none() | st.text(), st.text(), st.text(),
+            st.floats(allow_nan=False), st.text(),
+        )
+    )
+)  # fmt: skip
+def test_any_event_is_read_as_it_was_written(events: list[Event]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        outbox = Outbox(open_store(folder))
+        key = outbox.new_key("0" * 16)
+        outbox.write(key, events)
+        assert outbox.read(key) == events
+        outbox._store.put(key, b"[{]")
+        assert outbox.read(key) == []

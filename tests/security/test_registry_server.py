@@ -11,6 +11,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from registry import keys
+from registry.store.open import open_store
 from tests.registry.pushing import (
     INDEX,
     MANIFEST,
@@ -188,3 +190,16 @@ def test_what_was_sent_does_not_steer_the_answer(client: httpx.Client, text: str
     answer = client.get("/v2/text/x/referrers/" + sha256(b""), params={"artifactType": text})
     assert answer.headers.get("oci-filters-applied") == "artifactType"
     assert "x-evil" not in answer.headers
+
+
+def test_an_upload_ends_with_its_time(client: httpx.Client, storage: Path) -> None:
+    """An upload expires: whoever finds its id a day later can do nothing with it."""
+    location = begin(client, "late/upload")
+    assert client.patch(location, content=b"first").status_code == 202
+    store = open_store(str(storage))
+    session = keys.session(location.partition("?")[0].rpartition("/")[2])
+    store.put(session, json.dumps({**json.loads(store.get(session).data), "expires": 1}).encode())
+    for method in ("GET", "PATCH", "PUT", "DELETE"):
+        answer = client.request(method, location, params={"digest": sha256(b"first")})
+        assert answer.status_code == 404
+    assert client.head(f"/v2/late/upload/blobs/{sha256(b'first')}").status_code == 404

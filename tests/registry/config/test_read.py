@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,12 +31,13 @@ def example(tmp_path: Path) -> Path:
     file.write_text(EXAMPLE.read_text())
     (tmp_path / "htpasswd").write_text(f"alice:{quick_hash('x')}\n")
     generate_key(tmp_path / "token.key")
-    for name in ("server.crt", "server.key", "clients.crt", "webhook.secret"):
-        (tmp_path / name).write_text("x")
+    (tmp_path / "webhook.secret").write_text("x")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x",
-         "-keyout", tmp_path / "x", "-out", tmp_path / "cluster-ca.crt"], check=True, capture_output=True,
+         "-keyout", tmp_path / "server.key", "-out", tmp_path / "server.crt"], check=True, capture_output=True,
     )  # fmt: skip
+    for name in ("cluster-ca.crt", "clients.crt"):
+        shutil.copy(tmp_path / "server.crt", tmp_path / name)
     key = PrivateKey.new().public
     (tmp_path / "release.pub").write_bytes(key.pem)
     (tmp_path / "policy.yaml").write_text(
@@ -95,7 +97,11 @@ OIDC = ACCESS + '[[oidc]]\nname = "x"\nissuer = "https://example.org"\naudience 
         (OIDC + 'claims = {sub = "x"}\nalgorithms = ["HS256"]\n', 10, "one of RS256"),
         ('[immutable]\ntags = ["latest"]\n', 2, "REPOSITORY:TAG"),
         ('[admission]\n[[admission.quarantine]]\ntags = ["a:b"]\npolicy = "absent"\n', 4, "no file"),
-        ("[limits]\nburst = 1\n", 1, "requests-per-second"),
+        ("[limits]\nburst = 1\n", 2, "requests-per-second"),
+        ("[limits]\nfailed-logins = -1\n", 2, "from 0"),
+        ('[server.forwarded-certificate]\nheader = "X-C"\nclient-ca = "x"\n', 1, "trusted-proxies is missing"),
+        ('[server.forwarded-certificate]\nclient-ca = "x"\nheader = "Host"\n', 3, "nothing else uses"),
+        ('[[webhooks]]\nurl = "https://example.org"\nkeep = "1y"\n', 3, "length of time"),
         ('[[webhooks]]\nurl = "ftp://x"\n', 2, "https"),
         ('[[webhooks]]\nurl = "https://example.org"\nevents = ["pull"]\n', 3, "one of push"),
         ('[log]\nformat = "xml"\n', 2, "text, json"),

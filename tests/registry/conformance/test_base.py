@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.registry.pushing import error_code
+from tests.registry.pushing import begin, error_code, push_image, sha256
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
@@ -43,3 +43,27 @@ def test_wrong_methods_say_which_are_right(client: httpx.Client, repo: str, meth
     assert answer.status_code == 405
     assert error_code(answer) == "UNSUPPORTED"
     assert answer.headers["allow"]
+
+
+def test_head_says_what_get_says(client: httpx.Client, repo: str) -> None:
+    """ "API": where the specification says nothing, HTTP does (RFC 9110, section 9.1): HEAD wherever there is GET, with
+    the same status and headers and no body."""
+    raw = push_image(client, repo)
+    upload = begin(client, repo)
+    for path in (
+        "/v2/",
+        "/v2/_catalog?n=1",
+        f"/v2/{repo}/tags/list",
+        f"/v2/{repo}/tags/list?n=x",
+        f"/v2/{repo}/referrers/{sha256(raw)}?artifactType=a/b",
+        f"/v2/{repo}/manifests/v1",
+        f"/v2/{repo}/blobs/{sha256(b'layer')}",
+        f"/v2/{repo}/blobs/{sha256(b'absent')}",
+        upload,
+    ):
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        for answer in (got, head):
+            for name in ("date", "x-request-id"):
+                answer.headers.pop(name, None)
+        assert head.headers == got.headers

@@ -54,6 +54,22 @@ def test_sha512(client: httpx.Client, repo: str) -> None:
     assert client.get(f"/v2/{repo}/manifests/{sha256(raw)}").status_code == 404
 
 
+def test_what_the_client_has_already_is_not_sent_again(client: httpx.Client, repo: str) -> None:
+    """RFC 9110, section 13.1.2: 304 to If-None-Match, until the tag moves."""
+    raw = push_image(client, repo, "v1", b"one")
+    path = f"/v2/{repo}/manifests/v1"
+    etag = client.get(path).headers["etag"]
+    for value in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        for method in ("GET", "HEAD"):
+            answer = client.request(method, path, headers={"If-None-Match": value})
+            assert (answer.status_code, answer.content) == (304, b"")
+            assert answer.headers["etag"] == etag
+            assert answer.headers["docker-content-digest"] == sha256(raw)
+    assert client.get(path, headers={"If-None-Match": '"other"'}).content == raw
+    second = push_image(client, repo, "v1", b"two")
+    assert client.get(path, headers={"If-None-Match": etag}).content == second
+
+
 def test_tag_moves(client: httpx.Client, repo: str) -> None:
     push_image(client, repo, "v1", b"one")
     second = push_image(client, repo, "v1", b"two")

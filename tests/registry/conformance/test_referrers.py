@@ -67,6 +67,8 @@ def test_filter(client: httpx.Client, repo: str) -> None:
     answer = referrers(client, repo, artifactType="application/x.two+json")
     assert [item["artifactType"] for item in answer.json()["manifests"]] == ["application/x.two+json"]
     assert answer.headers["oci-filters-applied"] == "artifactType"
+    none = referrers(client, repo, artifactType="application/x.three")
+    assert (none.json()["manifests"], none.headers["oci-filters-applied"]) == ([], "artifactType")
     assert "oci-filters-applied" not in referrers(client, repo).headers
 
 
@@ -113,3 +115,53 @@ def test_sha512_subject_and_referrer(client: httpx.Client, repo: str) -> None:
     assert {item["digest"] for item in listed} == {sha256(raw), sha512(raw)}
     assert client.delete(f"/v2/{repo}/manifests/{sha512(raw)}").status_code == 202
     assert [item["digest"] for item in referrers(client, repo, subject["digest"]).json()["manifests"]] == [sha256(raw)]
+
+
+@pytest.mark.parametrize("query", [{}, {"artifactType": "application/x.large"}])
+def test_more_than_one_index_holds(client: httpx.Client, repo: str, query: dict[str, str]) -> None:
+    """Link where the descriptors do not fit into one manifest of 4 MiB; following it gives each once, those of the
+    fallback tag too, and the filter stays."""
+    push_blob(client, repo, b"{}")
+    pushed = []
+    for number in range(5):
+        annotations = {"number": str(number), "large": "x" * 1_500_000}
+        raw = manifest_of([], subject=SUBJECT, artifactType="application/x.large", annotations=annotations)
+        assert put_manifest(client, repo, raw).status_code == 201
+        pushed.append(raw)
+    fallback = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(raw, MANIFEST) for raw in pushed[:2]]}
+    put_manifest(client, repo, json.dumps(fallback).encode(), SUBJECT["digest"].replace(":", "-"), INDEX)
+    put_manifest(client, repo, manifest_of([], subject=SUBJECT, artifactType="application/x.small"))
+    answer, pages = referrers(client, repo, **query), []
+    while True:
+        assert len(answer.content) <= 4 * 1024 * 1024
+        assert answer.headers.get("oci-filters-applied") == ("artifactType" if query else None)
+        pages.append([item["digest"] for item in answer.json()["manifests"]])
+        if "link" not in answer.headers:
+            break
+        answer = client.get(answer.links["next"]["url"])
+    assert len(pages) == 3
+    found = [digest for page in pages for digest in page]
+    assert len(found) == len(set(found)) == (5 if query else 6)
+    assert set(found) >= {sha256(raw) for raw in pushed}
+
+
+@pytest.mark.parametrize("last", ["x", "sha256:1", ""])
+def test_bad_last(client: httpx.Client, repo: str, last: str) -> None:
+    assert client.get(f"/v2/{repo}/referrers/{SUBJECT['digest']}", params={"last": last}).status_code == 400
+
+
+def test_fallback_tag_of_a_sha512_subject(client: httpx.Client, repo: str) -> None:
+    """ "Referrers Tag Schema": the hexadecimal part is cut to 64 characters."""
+    push_blob(client, repo, b"{}")
+    subject = {**SUBJECT, "digest": sha512(b"subject")}
+    raw = manifest_of([], subject=subject)
+    put_manifest(client, repo, raw)
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(raw, MANIFEST)]}
+    tag = subject["digest"].replace(":", "-")[: len("sha512-") + 64]
+    put_manifest(client, repo, json.dumps(index).encode(), tag, INDEX)
+    assert client.delete(f"/v2/{repo}/manifests/{sha256(raw)}").status_code == 202
+    assert referrers(client, repo, subject["digest"]).json()["manifests"] == []
+    put_manifest(client, repo, raw, sha512(raw))
+    index["manifests"] = [{**descriptor(raw, MANIFEST), "digest": sha512(raw)}]
+    put_manifest(client, repo, json.dumps(index).encode(), tag, INDEX)
+    assert [item["digest"] for item in referrers(client, repo, subject["digest"]).json()["manifests"]] == [sha512(raw)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -104,6 +105,29 @@ def test_final_chunk_out_of_order(client: httpx.Client, repo: str) -> None:
     assert right.status_code == 201
 
 
+def test_recovery_from_a_chunk_out_of_order(client: httpx.Client, repo: str) -> None:
+    """end-13: after each 416 the upload's GET says 204, where to send what, and a Range that can be read, before the
+    first byte too; end-5 and end-6 go on from there."""
+    location, size = begin(client, repo), 100
+    digest = sha256(DATA[: 3 * size])
+    for start in (0, size, 2 * size):
+        wrong = start + size if start < 2 * size else 0
+        headers = {"Content-Range": f"{wrong}-{wrong + size - 1}"}
+        piece = DATA[wrong : wrong + size]
+        if wrong == 2 * size:
+            answer = client.put(location, params={"digest": digest}, content=piece, headers=headers)
+        else:
+            answer = client.patch(location, content=piece, headers=headers)
+        assert (answer.status_code, error_code(answer)) == (416, "BLOB_UPLOAD_INVALID")
+        status = client.get(location)
+        assert (status.status_code, status.headers["range"]) == (204, f"0-{max(start - 1, 0)}")
+        location = status.headers["location"]
+        headers = {"Content-Range": f"{start}-{start + size - 1}"}
+        assert client.patch(location, content=DATA[start : start + size], headers=headers).status_code == 202
+    assert client.put(location, params={"digest": digest}).status_code == 201
+    assert client.get(f"/v2/{repo}/blobs/{digest}").content == DATA[: 3 * size]
+
+
 def test_chunk_of_another_size_than_it_says(client: httpx.Client, repo: str) -> None:
     location = begin(client, repo)
     answer = client.patch(location, content=b"0123456789", headers={"Content-Range": "0-8"})
@@ -120,6 +144,55 @@ def test_close_without_a_digest(client: httpx.Client, repo: str, query: str) -> 
     answer = client.put(begin(client, repo) + query, content=DATA)
     assert answer.status_code == 400
     assert error_code(answer) == "DIGEST_INVALID"
+
+
+Push = Callable[[httpx.Client, str, str, bytes], httpx.Response]
+
+
+def _single_post(client: httpx.Client, repo: str, digest: str, data: bytes) -> httpx.Response:
+    return client.post(f"/v2/{repo}/blobs/uploads/", params={"digest": digest}, content=data)
+
+
+def _post_and_put(client: httpx.Client, repo: str, digest: str, data: bytes) -> httpx.Response:
+    return client.put(begin(client, repo), params={"digest": digest}, content=data)
+
+
+def _streamed(client: httpx.Client, repo: str, digest: str, data: bytes) -> httpx.Response:
+    answer = client.patch(begin(client, repo), content=iter([data]))
+    assert answer.status_code == 202
+    return client.put(answer.headers["location"], params={"digest": digest})
+
+
+def _chunked(client: httpx.Client, repo: str, digest: str, data: bytes) -> httpx.Response:
+    headers = {"Content-Range": f"0-{len(data) - 1}"} if data else {}  # no range says "nothing"
+    answer = client.patch(begin(client, repo), content=data, headers=headers)
+    assert answer.status_code == 202
+    return client.put(answer.headers["location"], params={"digest": digest})
+
+
+def _last_chunk_in_the_put(client: httpx.Client, repo: str, digest: str, data: bytes) -> httpx.Response:
+    half = len(data) // 2
+    location = begin(client, repo)
+    if half:
+        client.patch(location, content=data[:half], headers={"Content-Range": f"0-{half - 1}"})
+    last = {"Content-Range": f"{half}-{len(data) - 1}"} if data else {}
+    return client.put(location, params={"digest": digest}, content=data[half:], headers=last)
+
+
+@pytest.mark.parametrize("digest_of", [sha256, sha512])
+@pytest.mark.parametrize("push", [_single_post, _post_and_put, _streamed, _chunked, _last_chunk_in_the_put])
+def test_every_way_to_push(client: httpx.Client, repo: str, push: Push, digest_of: Callable[[bytes], str]) -> None:
+    """end-4b, end-5, end-6: 201, Docker-Content-Digest and a Location to pull from, for the empty blob too; 400 where
+    the bytes are not what the digest names, and nothing of them is kept."""
+    for data in (DATA[:2000], b"{}", b""):
+        answer = push(client, repo, digest_of(data), data)
+        assert (answer.status_code, answer.headers["docker-content-digest"]) == (201, digest_of(data))
+        assert client.get(answer.headers["location"]).content == data
+    named = digest_of(DATA[:2001])
+    answer = push(client, repo, named, DATA[:2001] + b"oh no")
+    assert (answer.status_code, error_code(answer)) == (400, "DIGEST_INVALID")
+    for digest in (named, digest_of(DATA[:2001] + b"oh no")):
+        assert client.head(f"/v2/{repo}/blobs/{digest}").status_code == 404
 
 
 @pytest.mark.parametrize("wrong", [sha256(b"other"), sha512(b"other")])
@@ -167,10 +240,11 @@ def test_parts(client: httpx.Client, repo: str) -> None:
     assert client.get(f"/v2/{repo}/blobs/{sha256(data)}", follow_redirects=True).content == data
 
 
-def test_no_chunk_is_too_small(client: httpx.Client, repo: str) -> None:
-    """end-4: no OCI-Chunk-Min-Length is stated, so chunks of one byte are taken."""
+def test_no_chunk_is_too_small(client: httpx.Client, repo: str, driver: str) -> None:
+    """end-4: OCI-Chunk-Min-Length says what S3 takes as a part, and nothing for a folder; it asks clients to send no
+    less ("SHOULD"), so chunks of one byte are taken all the same."""
     answer = client.post(f"/v2/{repo}/blobs/uploads/")
-    assert "oci-chunk-min-length" not in answer.headers
+    assert answer.headers.get("oci-chunk-min-length") == {"filesystem": None, "s3": str(5 * 1024 * 1024)}[driver]
     for offset, byte in enumerate(b"abc"):
         headers = {"Content-Range": f"{offset}-{offset}"}
         assert client.patch(answer.headers["location"], content=bytes([byte]), headers=headers).status_code == 202

@@ -16,7 +16,6 @@ from registry.blobs import PRESIGNED_SECONDS
 from registry.gc.collector import Collector
 from registry.gc.report import Report
 from registry.http.app import create_app
-from registry.http.blobs import Redirects
 from registry.store.filesystem import FilesystemStore
 from registry.store.protocol import ObjectStore
 from tests.registry.conftest import Backend
@@ -33,7 +32,7 @@ class Place:
     def __init__(self, store: ObjectStore) -> None:
         self.clock = Clock()
         self.store = ClockedStore(store, self.clock)
-        self.client = TestClient(create_app(self.store, Redirects(enabled=False)))
+        self.client = TestClient(create_app(self.store))
 
     def collector(self, **options: Any) -> Collector:
         return Collector(self.store, **{"grace": GRACE, "clock": self.clock, **options})

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from artifact.digest import Digest
-from registry import keys
+from registry import condemned, keys
 from registry.blobs import BlobRecord, Blobs
 from registry.fsck import Checker
 from registry.gc.collector import Collector
@@ -50,6 +50,24 @@ TAGS = ("v1", "v2")
 repos, contents, tags = st.sampled_from(REPOS), st.sampled_from(CONTENTS), st.sampled_from(TAGS)
 
 
+class Numbered:
+    """Random ids that are the same each time an example is run: the order of a listing, and with it what a step of the
+    collector does, follows from them, and hypothesis runs an example again."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def token_hex(self, size: int) -> str:
+        self._count += 1
+        return hashlib.sha256(b"%d" % self._count).hexdigest()[: 2 * size]
+
+
+@pytest.fixture(autouse=True)
+def _ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (keys, condemned):
+        monkeypatch.setattr(module, "secrets", Numbered())
+
+
 class Registry(RuleBasedStateMachine):
     """The registry below its HTTP side, a collector that advances step by step, and what clients may rely on."""
 
@@ -64,6 +82,7 @@ class Registry(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        keys.secrets, condemned.secrets = Numbered(), Numbered()
         self.clock = Clock()
         self.store = ClockedStore(self.new_store(), self.clock)
         self.blobs = Blobs(self.store)
