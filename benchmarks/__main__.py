@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures the registry against every distribution it finds, and writes ``results/``."""
+"""``python -m benchmarks``: measures the registry against every other one on PATH, and writes ``results/``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.registry import contestants, measurements
 from benchmarks.registry.measurements import Plan
+from benchmarks.registry.peers import peers
 
 _MIB = 1024 * 1024
 _RESULTS = Path(__file__).parent / "results"
@@ -31,15 +32,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch) as scratch, ExitStack() as stack:
         folder = Path(scratch)
         plan = Plan(folder, options.size * _MIB, options.rounds, options.seconds)
-        found = contestants.peers()
+        found = peers()
         if not found:
-            print("no distribution on PATH (Debian: apt-get install docker-registry): measuring without a peer")
+            print("no other registry on PATH (Debian: apt-get install docker-registry): measuring without a peer")
         for store in options.stores:
             s3 = stack.enter_context(contestants.seaweedfs(folder)) if store == "s3" else None
             with ExitStack() as running:
                 rivals = [running.enter_context(contestants.ours(folder, s3, options.workers))]
-                for name, program in found.items():
-                    rivals.append(running.enter_context(contestants.peer(name, program, folder, s3)))
+                rivals += [running.enter_context(contestants.peer(rival, folder, s3)) for rival in found]
                 for what in wanted:
                     for item in measurements.ALL[what](plan, store, rivals):
                         print("\n".join(report.rows(item)), flush=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 
 def describe() -> dict[str, object]:
-    """Cores, processor, memory, kernel, and the load at the start: others may be at work too."""
+    """Cores, processor, memory, kernel, the load at the start, for others may be at work too, and the scheduling class
+    of everything that is measured: in the real-time one it goes before them."""
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.machine(),
@@ -23,6 +24,7 @@ def describe() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_1min": round(os.getloadavg()[0], 2),
+        "scheduling": "real-time" if os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO) else "normal",
     }
 
 

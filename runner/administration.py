@@ -14,13 +14,12 @@ from artifact.errors import InvalidInput, NotFound, StowageError
 from artifact.progress import Progress, Quiet
 from artifact.reference import Reference
 from artifact.terminal import note
-from artifact.transfer import CONCURRENCY
 from runner import configured
 from runner.configured import Configured, Keeping
 from runner.deployment import Deployment
 from runner.fleet import Fleet
-from runner.plan import Plan, Wishes, plan, prepare
-from runner.pull import Found, absolute, fetch, find
+from runner.plan import Plan, Wishes, fetch_all, prepare, with_adapters
+from runner.pull import Found, absolute, find
 from runner.store import Store, StoredModel
 from supplychain.policy import Policy
 
@@ -36,11 +35,11 @@ class Busy(StowageError):
 
 class Administration:
     """The hands of one runner. `path` is where its configuration is kept, if it is; `keeping` says how models are kept
-    where nothing else does."""
+    where nothing else does, `sandbox` what the engines of models that come later are held to."""
 
     def __init__(
         self, store: Store, fleet: Fleet, path: Path | None, policy: Policy | None, policy_file: str | None,
-        plain_http: bool, keeping: Keeping,
+        plain_http: bool, keeping: Keeping, sandbox: str = "auto",
     ) -> None:  # fmt: skip
         self.store = store
         self._fleet = fleet
@@ -49,6 +48,7 @@ class Administration:
         self._policy_file = policy_file
         self._plain_http = plain_http
         self._keeping = keeping
+        self._sandbox = sandbox
 
     def save(self) -> None:
         """Keep what is configured now."""
@@ -59,15 +59,16 @@ class Administration:
 
     async def create(self, text: str, progress: Progress) -> Deployment:
         """Bring a model into the store and serve it when it is asked for. Raises `StowageError`."""
-        reference = absolute(Reference.parse(text))
+        reference, wishes = absolute(Reference.parse(text)), Wishes(sandbox=self._sandbox)
         planned = await asyncio.to_thread(
-            prepare, reference, self.store, self._policy, Wishes(), progress, plain_http=self._plain_http
+            prepare, reference, self.store, self._policy, wishes, progress, plain_http=self._plain_http
         )
         existing = self._fleet.get(planned.found.model.digest)
         if existing is not None:
-            existing.names |= planned.names
+            existing.call_it(planned.found.reference)
+            self.save()
             return existing
-        return self._add(planned, Wishes(), replace(self._keeping, lazy=True))
+        return self._add(planned, wishes, replace(self._keeping, lazy=True))
 
     def _add(self, planned: Plan, wishes: Wishes, keeping: Keeping) -> Deployment:
         deployment = self._fleet.add(planned, wishes, keeping)
@@ -80,6 +81,8 @@ class Administration:
         if current is not None and current.active:
             raise Busy(f"{current.name} answers {current.active} requests now: try again, or unload it first")
         reference = current.plan.found.reference if current else absolute(Reference.parse(text))
+        lora = [adapter.pinned for adapter in current.plan.adapters] if current else []
+        wishes = replace(wishes, sandbox=self._sandbox, lora=lora)
 
         def planned() -> Plan:
             if current is not None:
@@ -88,18 +91,20 @@ class Administration:
                 found = find(reference, self.store, self._policy, plain_http=self._plain_http)
             if not found.stored:
                 raise NotFound(f"{text} is not in the store: pull it first (POST /models/create)")
-            made = plan(found, wishes)
-            fetch(found, self.store, _SILENT, concurrency=CONCURRENCY)
+            made = with_adapters(found, wishes, self.store, self._policy, plain_http=self._plain_http)
+            fetch_all(made, self.store, _SILENT)
             return made
 
         made = await asyncio.to_thread(planned)
         names: frozenset[str] = frozenset()
+        aliases: tuple[str, ...] = ()
         kept = replace(self._keeping, lazy=True)
         current = self._fleet.get(made.found.model.digest)
         if current is not None:
-            names, kept = current.names, current.keeping
+            names, aliases, kept = current.names, current.aliases, current.keeping
             await self._fleet.remove(current)
         deployment = self._fleet.add(made, wishes, keeping or kept, names)
+        deployment.aliases = aliases
         self.save()
         return deployment
 
@@ -109,22 +114,39 @@ class Administration:
         self.save()
 
     async def delete(self, stored: StoredModel, name: str) -> int:
-        """Remove a model from the store, with its engine if it has one; return the bytes freed."""
-        current = self._fleet.get(stored.model.digest)
-        if current is not None:
-            await self.drop(current)
+        """Remove a name of a model from the store, and the model with the last one; return the bytes freed. Its engine
+        stops if it runs under that name. Raises `NotFound`."""
         reference = absolute(Reference.parse(stored.name or name))
+        current = self._fleet.get(stored.model.digest)
+        if current is not None and str(reference) in current.aliases:
+            current.call_it_no_more(str(reference))
+            self.save()
+        elif current is not None:
+            await self.drop(current)
         return await asyncio.to_thread(self.store.remove, reference)
 
-    def tag(self, stored: StoredModel, repository: str, tag: str) -> str:
-        """Give a stored model one more name. Raises `InvalidInput`."""
-        target = absolute(Reference.parse(f"{repository}:{tag or 'latest'}"))
+    async def tag(self, stored: StoredModel, target: Reference) -> None:
+        """Give a stored model one more name, in the store and where it is served, now and after a restart. Raises
+        `InvalidInput`, `Busy` for the name of another model that is served."""
+        target = absolute(target)
         if target.tag is None or target.digest is not None:
-            raise InvalidInput(f"not a repository and a tag: {repository[:80]!r}, {tag[:80]!r}")
-        origin = self.store.repository(absolute(Reference.parse(stored.name or str(stored.model.digest))))
-        _, raw = origin.manifest(stored.model.digest)
-        self.store.repository(target).push_manifest(raw, stored.model.manifest.media_type, target.tag)
-        return str(target)
+            raise InvalidInput(f"{target} is not a repository and a tag")
+        for other in self._fleet.deployments:
+            if other.digest != stored.model.digest and str(target) == str(other.plan.found.reference):
+                raise Busy(f"{target} is served as {other.digest.short}: remove that first")
+
+        def write() -> None:
+            origin = self.store.repository(absolute(Reference.parse(stored.name or str(stored.model.digest))))
+            _, raw = origin.manifest(stored.model.digest)
+            self.store.repository(target).push_manifest(raw, stored.model.manifest.media_type, target.tag)
+
+        await asyncio.to_thread(write)
+        for other in self._fleet.deployments:
+            if other.digest == stored.model.digest:
+                other.call_it(target)
+            elif str(target) in other.aliases:
+                other.call_it_no_more(str(target))
+        self.save()
 
 
 _SILENT = Quiet()
@@ -140,7 +162,7 @@ def find_again(kept: Configured, store: Store, policy: Policy | None, plain_http
 def resumed(kept: Configured, store: Store, policy: Policy | None, progress: Progress, plain_http: bool) -> Plan:
     """Plan a model as it was configured, and fetch what is missing. Raises `StowageError`."""
     found = find_again(kept, store, policy, plain_http)
-    made = plan(found, kept.wishes)
-    fetch(found, store, progress, concurrency=CONCURRENCY)
+    made = with_adapters(found, kept.wishes, store, policy, plain_http=plain_http)
+    fetch_all(made, store, progress)
     note(f"{made.name}: as it was configured, {kept.digest}")
     return made

@@ -230,7 +230,11 @@ class ArchiveRepository:
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[Reader]:
         """A stream of a blob's unchecked bytes. Raises `NotFound`."""
-        return self._source(_blob_name(descriptor.digest))(offset)
+        return self.blob_source(descriptor)(offset)
+
+    def blob_source(self, descriptor: Descriptor) -> Source:
+        """What `open_blob` opens, as something to be opened again. Raises `NotFound`."""
+        return self._source(_blob_name(descriptor.digest))
 
     def _source(self, name: str) -> Source:
         member = self._members.get(name)

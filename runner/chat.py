@@ -9,22 +9,25 @@ from typing import Any
 
 import httpx
 
-from artifact.errors import ServerError
+from artifact.errors import ServerError, Unauthorized
 from artifact.terminal import note
-from runner.plan import Plan
+from runner.plan import Plan, bundles
 from runner.serve import log_path, served
 from runner.state import registered, running
 from runner.store import Store
 from runner.supervise import EngineProcess
 
+KEY_VARIABLE = "RUNNER_API_KEY"
+"""The environment variable that holds the API key where ``--api-key`` does not."""
+
 Message = Mapping[str, str]
 """One message of a conversation: its role and content."""
 
 
-async def one_shot(plan: Plan, store: Store, prompt: str, *, as_json: bool = False) -> None:
+async def one_shot(plan: Plan, store: Store, prompt: str, *, as_json: bool = False, api_key: str = "") -> None:
     """Answer one prompt on stdout."""
-    async with connection(plan, store) as client:
-        pieces = answer(client, plan.name, [{"role": "user", "content": prompt}])
+    async with connection(plan, store, api_key) as client:
+        pieces = answer(client, plan.talks_as, [{"role": "user", "content": prompt}])
         if as_json:
             text = "".join([piece async for piece in pieces])
             print(json.dumps({"digest": str(plan.found.model.digest), "content": text}, ensure_ascii=False))
@@ -35,21 +38,29 @@ async def one_shot(plan: Plan, store: Store, prompt: str, *, as_json: bool = Fal
 
 
 @asynccontextmanager
-async def connection(plan: Plan, store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a runner that serves this very model the same way already, else of a private engine."""
+async def connection(plan: Plan, store: Store, api_key: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a runner that serves this very model the same way already, else of a private engine. A runner that
+    asks for keys is only asked with `api_key`, which no other runner gets to see."""
     digest, command = str(plan.found.model.digest), str(plan.command)
     for run in running(store.root):
-        known = any((model.digest, model.command) == (digest, command) for model in run.models)
-        if run.address and known and not run.keyed:
-            patience = httpx.Timeout(None, connect=10)
-            async with httpx.AsyncClient(base_url=f"http://{run.address}", timeout=patience, trust_env=False) as client:
-                yield client
-                return
+        same = [model for model in run.models if (model.digest, model.command) == (digest, command)]
+        if not run.address or not any(_is_held(model, plan) for model in same):
+            continue
+        if run.keyed and not api_key:
+            note(f"note: the runner at {run.address} serves this model, but asks for an API key ({KEY_VARIABLE})")
+            continue
+        headers = {"authorization": f"Bearer {api_key}"} if run.keyed else {}
+        patience = httpx.Timeout(None, connect=10)
+        async with httpx.AsyncClient(
+            base_url=f"http://{run.address}", headers=headers, timeout=patience, trust_env=False
+        ) as client:
+            yield client
+            return
     with registered(store.root) as registration:
         note(f"{plan.name}: {plan.command.version}, context {plan.context_size} tokens: {command}")
         folder = registration.folder / "engines" / plan.found.model.digest.hex[:12]
-        bundle = store.bundle(plan.found.model)
-        process = EngineProcess(plan.command, folder, bundle, log_path(store, plan))
+        bundle, adapters = bundles(plan, store)
+        process = EngineProcess(plan.command, folder, bundle, log_path(store, plan), adapters)
         try:
             registration.write("", [served(plan, store)])
             await process.wait_ready(plan.engine.start_seconds)
@@ -59,6 +70,11 @@ async def connection(plan: Plan, store: Store) -> AsyncIterator[httpx.AsyncClien
             process.stop()
 
 
+def _is_held(model: Served, plan: Plan) -> bool:
+    """Whether a model that is served is held to at least what `plan` requires."""
+    return plan.command.rules.mode != "required" or bool(model.sandbox and "not in force" not in model.sandbox)
+
+
 async def answer(
     client: httpx.AsyncClient, name: str, messages: Sequence[Message], settings: Mapping[str, Any] | None = None
 ) -> AsyncIterator[str]:
@@ -66,6 +82,8 @@ async def answer(
     request = {**(settings or {}), "model": name, "messages": messages, "stream": True}
     try:
         async with client.stream("POST", "/v1/chat/completions", json=request) as response:
+            if response.status_code in (401, 403):
+                raise Unauthorized(f"{_message(await response.aread())} (--api-key or {KEY_VARIABLE})")
             if response.status_code != 200:
                 raise ServerError(f"the engine refused the request: {_message(await response.aread())}")
             async for line in response.aiter_lines():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,8 +27,9 @@ class Contradiction(Refused):
     code = "contradiction"
 
 
-def check_files(model: Model, tag: str | None, path_of: PathOf) -> Facts:
-    """Check all that can be checked without loading the model; return what the weights' headers say.
+def check_files(model: Model, tag: str | None, path_of: PathOf, with_code: Collection[str] = ()) -> Facts:
+    """Check all that can be checked without loading the model; return what the weights' headers say. `with_code` are
+    the configs that may name code of the model.
 
     Raises `Contradiction` or `CodeRefused` (both `Refused`), or `Malformed` for a weight file that breaks its format.
     """
@@ -37,7 +38,7 @@ def check_files(model: Model, tag: str | None, path_of: PathOf) -> Facts:
         raise Contradiction(f"the model is said to be {model.config.format}, but has no .{model.config.format} file")
     for file in model.files:
         if file.suffix == ".json" and "config" in PurePosixPath(file.path).name:
-            _check_no_remote_code(file, path_of(file))
+            _check_remote_code(file, path_of(file), with_code)
     headers = {path: _header(files[path], model.config.format, path_of) for path in model.weights}
     facts = facts_of(list(headers.values()))
     _check_claims(model, tag, facts)
@@ -100,10 +101,12 @@ def _check_shards(model: Model, headers: dict[str, WeightFile], path_of: PathOf)
                 raise Contradiction(f"{file.path} says {tensor[:80]!r} is in {path}, but it is not")
 
 
-def _check_no_remote_code(file: ModelFile, path: Path) -> None:
-    """Refuse a config that makes a loader import Python named by the model (CVE-2026-5843)."""
-    if _has_key(_load(file, path), "auto_map"):
-        raise CodeRefused(f"{file.path} has auto_map: it makes an engine run code named by the model, which is refused")
+def _check_remote_code(file: ModelFile, path: Path, allowed: Collection[str]) -> None:
+    """Refuse a config that makes a loader import Python named by the model (CVE-2026-5843), unless it is `allowed`."""
+    if _has_key(_load(file, path), "auto_map") and file.path not in allowed:
+        raise CodeRefused(
+            f"{file.path} has auto_map: it makes an engine run code named by the model, and no policy grants that"
+        )
 
 
 def _load(file: ModelFile, path: Path) -> dict[str, Any]:

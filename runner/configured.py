@@ -33,18 +33,20 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Configured:
-    """One model a runner was told to serve."""
+    """One model a runner was told to serve. `aliases` are the references of the names it was given besides."""
 
     reference: str
     digest: str
     wishes: Wishes
     keeping: Keeping
+    aliases: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry as it is kept."""
-        wishes = {**vars(self.wishes), "flags": list(self.wishes.flags)}
+        wishes = {**vars(self.wishes), "flags": list(self.wishes.flags), "lora": list(self.wishes.lora)}
         wishes = {key: str(value) if isinstance(value, Path) else value for key, value in wishes.items()}
-        return {"reference": self.reference, "digest": self.digest, **wishes, "keeping": asdict(self.keeping)}
+        named = {"reference": self.reference, "digest": self.digest, "aliases": list(self.aliases)}
+        return {**named, **wishes, "keeping": asdict(self.keeping)}
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Configured:
@@ -52,8 +54,9 @@ class Configured:
         known = {key: value[key] for key in Wishes.__dataclass_fields__ if key in value}
         if known.get("engine_path"):
             known["engine_path"] = Path(known["engine_path"])
-        wishes = Wishes(**{**known, "flags": tuple(known.get("flags", ()))})
-        return cls(value["reference"], str(Digest.parse(value["digest"])), wishes, Keeping(**value["keeping"]))
+        wishes = Wishes(**{**known, "flags": tuple(known.get("flags", ())), "lora": tuple(known.get("lora", ()))})
+        aliases = tuple(str(Reference.parse(alias)) for alias in value.get("aliases", ()))
+        return cls(value["reference"], str(Digest.parse(value["digest"])), wishes, Keeping(**value["keeping"]), aliases)
 
     @property
     def names(self) -> tuple[Reference, Reference]:

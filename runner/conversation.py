@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from artifact.errors import InvalidInput, ServerError, StowageError
+from artifact.errors import InvalidInput, ServerError, StowageError, Unauthorized
 from artifact.terminal import note
 from runner.chat import answer, connection, show
 from runner.plan import Plan
@@ -39,9 +39,9 @@ _QUOTES = '"""'
 _MOST_HISTORY = 1000
 
 
-async def converse(plan: Plan, store: Store) -> None:
+async def converse(plan: Plan, store: Store, api_key: str = "") -> None:
     """Talk until the user ends it."""
-    async with connection(plan, store) as client:
+    async with connection(plan, store, api_key) as client:
         note(f"{plan.name} ({plan.found.model.digest.short}): /help shows the commands, Ctrl-D ends")
         conversation = Conversation(plan.name, client)
         with _line_editing(history_path()):
@@ -75,12 +75,12 @@ class Conversation:
 
     async def ask(self, text: str) -> None:
         """Put a question and print the answer as it comes. Ctrl-C ends the answer: what came of it counts as said.
-        Raises `ServerError`; then the question counts as not put."""
+        Raises `ServerError`, `Unauthorized`; then the question counts as not put."""
         self._messages.append({"role": "user", "content": text})
         pieces: list[str] = []
         try:
             stopped = await _until_interrupted(self._print_answer(pieces))
-        except ServerError:
+        except (ServerError, Unauthorized):
             self._messages.pop()
             raise
         print(flush=True)

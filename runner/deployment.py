@@ -6,15 +6,17 @@ import asyncio
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from artifact.digest import Digest
+from artifact.reference import Reference
 from runner.configured import Configured, Keeping
 from runner.gateway.upstream import Upstream
 from runner.memory import Estimate, family, resident
-from runner.plan import Plan, Wishes
+from runner.plan import Plan, Wishes, served_names
 from runner.state import Served
 from runner.supervise import EngineFailed, EngineProcess
 
@@ -39,14 +41,16 @@ def pause_after(failures: int) -> float:
 
 @dataclass(eq=False)
 class Deployment:
-    """A model and its engine. `names` are all that clients may call it; `active` counts its requests under way;
-    `retry_at` is the time before which it is not started again, in seconds of the monotonic clock."""
+    """A model and its engine. `names` are all that clients may call it, those of its `aliases` among them: references
+    it was given besides its own; `active` counts its requests under way; `retry_at` is the time before which it is not
+    started again, in seconds of the monotonic clock."""
 
     plan: Plan
     names: frozenset[str]
     wishes: Wishes
     keeping: Keeping
     log: Path
+    aliases: tuple[str, ...] = ()
     state: State = State.UNLOADED
     process: EngineProcess | None = None
     upstream: Upstream | None = None
@@ -71,6 +75,32 @@ class Deployment:
     def name(self) -> str:
         """What the engine calls the model."""
         return self.plan.name
+
+    def call_it(self, reference: Reference) -> None:
+        """Answer to the names of one more reference."""
+        if str(reference) not in (*self.aliases, str(self.plan.found.reference)):
+            self.aliases = (*self.aliases, str(reference))
+        self.names |= served_names(reference, str(self.digest))
+
+    def call_it_no_more(self, alias: str) -> None:
+        """Answer to an alias's names no more, but for those that it shares with others."""
+        self.aliases = tuple(other for other in self.aliases if other != alias)
+        kept = self.plan.names.union(*(self._names_of(other) for other in self.aliases))
+        self.names = (self.names - self._names_of(alias)) | kept
+
+    def _names_of(self, alias: str) -> frozenset[str]:
+        return served_names(Reference.parse(alias), str(self.digest))
+
+    @property
+    def chosen(self) -> Mapping[str, Digest]:
+        """The adapters a client chooses by name, with the digests of their manifests."""
+        if not self.plan.engine.adapters_apart:
+            return {}
+        return {adapter.name: adapter.found.model.digest for adapter in self.plan.adapters}
+
+    def asked_as(self, name: str | None) -> str:
+        """What the engine calls what a client calls `name`: an adapter, else the model."""
+        return name if name is not None and name in self.chosen else self.name
 
     @property
     def evictable(self) -> bool:
@@ -124,4 +154,5 @@ class Deployment:
     def configured(self) -> Configured:
         """What is kept of it over a restart."""
         reference = self.plan.found.reference
-        return Configured(str(reference), str(self.digest), self.wishes, self.keeping)
+        wishes = replace(self.wishes, lora=tuple(adapter.pinned for adapter in self.plan.adapters))
+        return Configured(str(reference), str(self.digest), wishes, self.keeping, self.aliases)

@@ -1,4 +1,4 @@
-"""``runner serve``, ``logs`` and ``key``: the endpoint, what its engines write, and who may use it."""
+"""``runner serve``, ``ps``, ``stop``, ``logs`` and ``key``: endpoints, what they serve, and who may use them."""
 
 from __future__ import annotations
 
@@ -12,37 +12,44 @@ from typing import Annotated
 
 import typer
 
+from artifact.digest import Digest
 from artifact.errors import InvalidInput, NotFound
 from artifact.reference import Reference
 from artifact.terminal import note, print_json, progress_bars
 from runner import configured, logs, report
 from runner.administration import resumed
+from runner.completion import complete_reference
+from runner.compose.commands import open_project
+from runner.compose.project import Project
 from runner.configured import Configured, Keeping
 from runner.fleet import MAX_RESTARTS
 from runner.keys import INFER, KEYS_VARIABLE, KeyFile
 from runner.options import (
-    ContextOption,
-    DriverOption,
     EngineCommand,
-    EnginePathOption,
-    GpusOption,
+    FilesOption,
     JsonOption,
     PlainHttpOption,
     PolicyOption,
-    SandboxOption,
     StoreOption,
-    engine_flags,
+    takes_wishes,
 )  # fmt: skip
-from runner.plan import Plan, Wishes, load_policy, parse_references, prepare
+from runner.orders import project_of
+from runner.plan import Plan, Wishes, load_policy, parse_references, prepare, served_names
 from runner.pull import absolute
 from runner.serve import DEFAULT_LISTEN, DRAIN, INSECURE_VARIABLE, Settings, check_free, listen_address, serve
-from runner.state import running
+from runner.state import Run, Served, running, stop
 from runner.store import Store
 
 endpoint_app = typer.Typer()
-key_app = typer.Typer(help="Make, list and remove API keys.", no_args_is_help=True)
+key_app = typer.Typer(
+    help="Make, list and remove API keys.", no_args_is_help=True,
+    epilog="Example: runner key add laptop --keys keys.json",
+)  # fmt: skip
 endpoint_app.add_typer(key_app, name="key")
 
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME", help="Models; else all.", autocompletion=complete_reference)
+]
 KeysOption = Annotated[Path | None, typer.Option("--keys", help="The file with the API keys.", envvar=KEYS_VARIABLE)]
 KeyFileOption = Annotated[Path, typer.Option("--keys", help="The file with the API keys.", envvar=KEYS_VARIABLE)]
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)")
@@ -54,18 +61,15 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
     cls=EngineCommand,
     epilog="Example: runner serve registry.example/team/model:4B-Q4_K_M --policy policy.yaml -- --parallel 8",
 )
+@takes_wishes
 def serve_command(
     ctx: typer.Context,
     refs: Annotated[
-        list[str] | None, typer.Argument(metavar="[REF]...", help="Models; else those served last.")
+        list[str] | None,
+        typer.Argument(metavar="REF", help="Models; else those served last.", autocompletion=complete_reference),
     ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the endpoint listens.")] = DEFAULT_LISTEN,
-    driver: DriverOption = None,
     policy: PolicyOption = None,
-    context_size: ContextOption = None,
-    gpus: GpusOption = None,
-    engine_path: EnginePathOption = None,
-    sandbox: SandboxOption = "auto",
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     keys: KeysOption = None,
@@ -80,10 +84,11 @@ def serve_command(
     max_restarts: Annotated[int, typer.Option(min=0, help="Restarts in a row of a crashed engine.")] = MAX_RESTARTS,
     drain: Annotated[float, typer.Option(min=0, help="Seconds requests have to finish when it stops.")] = DRAIN,
     resume: Annotated[bool, typer.Option("--resume", help="Serve what was served last, besides REF.")] = False,
+    *,
+    wishes: Wishes,
 ) -> None:
     """Serve models over the OpenAI API, in the foreground."""
     address = listen_address(listen)
-    wishes = Wishes(driver, context_size, gpus, engine_path, engine_flags(ctx), sandbox)
     keeping = Keeping(seconds(idle_timeout), pin, lazy)
     if pin and keeping.idle_timeout:
         raise InvalidInput("--pin keeps a model for ever, --idle-timeout does not: state one of them")
@@ -120,21 +125,51 @@ def _plans(
         return [*plans, *(resumed(item, store, rules, progress, settings.plain_http) for item in kept)], settings
 
 
-@endpoint_app.command("logs", epilog="Example: runner logs team/model:4B-Q4_K_M -f")
+@endpoint_app.command("ps", epilog="Example: runner ps -f compose.yaml")
+def ps_command(files: FilesOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List what is served now; with -f only for that Compose file."""
+    runs, project = _runs(Store(store), files)
+    if not runs:
+        note(_nothing(project))
+    report.print_runs(runs, as_json=as_json)
+
+
+@endpoint_app.command("stop", epilog="Example: runner stop registry.example/team/model:4B-Q4_K_M")
+def stop_command(names: NamesArgument = None, store: StoreOption = None) -> None:
+    """Stop serving models, and their engines."""
+    runs = running(Store(store).root)
+    if not names:
+        if not runs:
+            note(_nothing())
+        for run in runs:
+            stop(run)
+        return
+    for name in names:
+        hits = [(run, {model.digest for model in run.models if _is_called(model, name)}) for run in runs]
+        if not any(digests for _, digests in hits):
+            raise NotFound(f"{name} is not served (runner ps lists what is)")
+        for run, digests in hits:
+            if digests:
+                stop(run, digests)
+
+
+@endpoint_app.command("logs", epilog="Example: runner logs -f compose.yaml llm --follow")
 def logs_command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A model; else all that are served.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the model is stopped.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A model; else all that are served.", autocompletion=complete_reference),
+    ] = None,
+    files: FilesOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-F", help="Go on until the model is stopped.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="Lines from the end.")] = 100,
     store: StoreOption = None,
 ) -> None:
-    """Show what the engines write."""
+    """Show what engines write; with -f only those of that Compose file, where a model's key is a name too."""
     place = Store(store)
-    served = {model.digest: Path(model.log) for run in running(place.root) for model in run.models}
-    paths = (
-        served
-        if name is None
-        else {digest: place.root / "logs" / f"{digest[7:]}.log" for digest in _named(name, place)}
-    )
+    runs, project = _runs(place, files)
+    paths = _logs(name, runs, project, place)
+    if not paths:
+        note(_nothing(project))
     if follow and len(paths) > 1:
         raise InvalidInput(f"{len(paths)} models are served: name the one to follow")
     for digest, path in paths.items():
@@ -146,6 +181,55 @@ def logs_command(
                 _write(piece)
 
 
+def _runs(store: Store, files: list[Path] | None) -> tuple[list[Run], Project | None]:
+    """What serves, or with Compose files what serves their project."""
+    runs = running(store.root)
+    if not files:
+        return runs, None
+    project = open_project(files)
+    return [run for run in runs if project_of(run.folder) == project.id], project
+
+
+def _nothing(project: Project | None = None) -> str:
+    return f"nothing of {project.name} is served (runner up serves it)" if project else "nothing is served"
+
+
+def _logs(name: str | None, runs: Sequence[Run], project: Project | None, store: Store) -> dict[str, Path]:
+    """The logs of the model that `name` means, or of all that are served, by digest. Raises `NotFound`."""
+    served = [model for run in runs for model in run.models]
+    if name is None:
+        return {model.digest: Path(model.log) for model in served}
+    keys = {model.key: str(model.reference) for model in project.models} if project else {}
+    wanted = keys.get(name, name)
+    if found := {model.digest: Path(model.log) for model in served if _is_called(model, wanted)}:
+        return found
+    digest = _stored(wanted, store)
+    path = store.root / "logs" / f"{digest.hex}.log" if digest else None
+    if digest is None or path is None:
+        raise NotFound(f"{name} is neither served nor in the store (runner ps and runner list show what is)")
+    if not path.exists():
+        raise NotFound(f"nothing has been logged for {name}: no engine has run it from this store")
+    return {str(digest): path}
+
+
+def _stored(name: str, store: Store) -> Digest | None:
+    """The digest that `name` means in the store, whether or not the model is there if it is one."""
+    if name.startswith("sha256:"):
+        return Digest.parse(name)
+    reference = absolute(Reference.parse(name))
+    found = store.find(reference) if reference.tag or reference.digest else None
+    return found.digest if found else None
+
+
+def _is_called(model: Served, name: str) -> bool:
+    """Whether `name` means a model that is served: its reference in full or in part, its digest, or the beginning of
+    that as tables show it."""
+    if name.startswith("sha256:"):
+        return name in (model.digest, model.digest[:19])
+    reference = absolute(Reference.parse(model.name))
+    return str(absolute(Reference.parse(name))) in served_names(reference, model.digest)
+
+
 def _write(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
@@ -153,20 +237,6 @@ def _write(data: bytes) -> None:
 
 def _is_served(store: Store, digest: str) -> bool:
     return any(digest == model.digest for run in running(store.root) for model in run.models)
-
-
-def _named(name: str, store: Store) -> list[str]:
-    """Digests of the model that `name` means: one that is served, else one in the store. Raises `NotFound`."""
-    served = [model for run in running(store.root) for model in run.models]
-    found = {model.digest for model in served if name in (model.name, model.digest, model.digest[:19])}
-    if not found:
-        descriptor = None if name.startswith("sha256:") else store.find(absolute(Reference.parse(name)))
-        found = {str(descriptor.digest)} if descriptor else set()
-        if name.startswith("sha256:") and (store.root / "logs" / f"{name[7:]}.log").exists() and name[7:].isalnum():
-            found = {name}
-    if not found:
-        raise NotFound(f"{name} is neither served nor in the store (runner ps and runner list show what is)")
-    return sorted(found)
 
 
 @key_app.command("add", epilog="Example: runner key add laptop --scope infer --rate 60 --keys keys.json")

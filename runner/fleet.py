@@ -21,8 +21,8 @@ from runner import logs
 from runner.configured import Keeping
 from runner.deployment import Deployment, State, pause_after
 from runner.gateway.upstream import Upstream
-from runner.memory import DoesNotFit, Estimate, anonymous, estimate, gib, gpu_free, ram_free
-from runner.plan import Plan, Wishes
+from runner.memory import DoesNotFit, Estimate, anonymous, estimate, gib, gpus_free, ram_free
+from runner.plan import Plan, Wishes, bundles
 from runner.store import Store
 from runner.supervise import EngineFailed, EngineProcess
 
@@ -33,6 +33,10 @@ _STEADY = 300.0
 """Seconds after which an engine that was ready is no longer held to have crashed at once."""
 
 _TICK = 1.0
+_NOTICED, _GONE = 0.5, 30.0
+"""Seconds in which an engine that has died is seen to listen no more, and after which it is seen to be gone."""
+
+_POLL = 0.02
 
 
 class Unavailable(StowageError):
@@ -173,8 +177,12 @@ class Fleet:
         bundle = await asyncio.to_thread(self._store.bundle, deployment.plan.found.model)
         need = await asyncio.to_thread(estimate, deployment.plan, bundle)
         deployment.estimate = None
-        while need.total > (room := await asyncio.to_thread(self._room, need.on_gpu)):
-            idle = [item for item in self.deployments if item.evictable and _on_gpu(item) == need.on_gpu]
+        while need.total > (room := await asyncio.to_thread(self._room, need)):
+            idle = [
+                item
+                for item in self.deployments
+                if item.evictable and item.estimate is not None and item.estimate.shares(need)
+            ]
             if not evict or not idle:
                 raise self._too_large(deployment, need, room)
             oldest = min(idle, key=lambda item: item.last_used)
@@ -183,14 +191,14 @@ class Fleet:
             await self.unload(oldest)
         deployment.estimate = need
 
-    def _room(self, on_gpu: bool) -> int:
-        """Bytes that no model has been promised."""
+    def _room(self, need: Estimate) -> int:
+        """Bytes that no model has been promised, of the memory that `need` is about."""
         loaded = [item for item in self.deployments if item.process is not None and item.estimate]
-        same = [item for item in loaded if item.estimate and item.estimate.on_gpu == on_gpu]
+        same = [item for item in loaded if item.estimate and item.estimate.shares(need)]
         promised = {item.digest: item.estimate.total for item in same if item.estimate}
-        if on_gpu:
+        if need.on_gpu:
             pending = sum(promised[item.digest] for item in same if item.state is not State.READY)
-            return gpu_free(None) - pending
+            return sum(free for number, free in gpus_free().items() if number in need.gpus) - pending
         pending = sum(max(0, promised[item.digest] - anonymous(item.held)) for item in same)
         room = ram_free() - pending
         return min(room, self._memory - sum(promised.values())) if self._memory else room
@@ -198,7 +206,7 @@ class Fleet:
     def _too_large(self, deployment: Deployment, need: Estimate, room: int) -> DoesNotFit:
         others = [item for item in self.deployments if item.process is not None]
         held = ", ".join(f"{item.name} {gib(item.estimate.total)}" for item in others if item.estimate) or "none"
-        where = "of GPU memory " if need.on_gpu else ""
+        where = f"on GPU {', '.join(map(str, sorted(need.gpus)))} " if need.on_gpu else ""
         limit = f" of the {gib(self._memory)} that --memory allows" if self._memory and not need.on_gpu else ""
         return DoesNotFit(
             f"{deployment.name} does not fit: it needs {need}, and {gib(max(0, room))} {where}are free{limit} (loaded: "
@@ -210,8 +218,8 @@ class Fleet:
         note(f"{plan.name}: {plan.command.version}, context {plan.context_size} tokens: {plan.command}")
         self._started += 1  # one that is stopping may still use its folder
         folder = self._folder / "engines" / f"{deployment.digest.hex[:12]}-{self._started}"
-        bundle = self._store.bundle(plan.found.model)
-        process = await asyncio.to_thread(EngineProcess, plan.command, folder, bundle, deployment.log)
+        bundle, adapters = await asyncio.to_thread(bundles, plan, self._store)
+        process = await asyncio.to_thread(EngineProcess, plan.command, folder, bundle, deployment.log, adapters)
         if deployment.closed:
             await asyncio.to_thread(process.stop)
             raise Unavailable(f"{deployment.name} is no longer served")
@@ -237,6 +245,20 @@ class Fleet:
             deployment.failures = 0
         await self._discard(deployment)
         self._failed(deployment, failure, restart=True)
+
+    async def cause(self, deployment: Deployment) -> EngineFailed | None:
+        """Why the engine of a model, which has just broken off an answer, has stopped; None if it goes on running."""
+        process = deployment.process
+        if process is None:
+            return deployment.failure
+        began, listens = time.monotonic(), True
+        while deployment.process is process:
+            listens = listens and await process.listens()
+            # One that listens no more is going: how long that takes is up to the kernel.
+            if time.monotonic() - began > (_NOTICED if listens else _GONE):
+                return None
+            await asyncio.sleep(_POLL)
+        return deployment.failure
 
     def _failed(self, deployment: Deployment, failure: EngineFailed, restart: bool = False) -> None:
         """Note a failure. An engine that had been serving is started again after a pause, up to the limit."""
@@ -304,7 +326,3 @@ class Fleet:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _on_gpu(deployment: Deployment) -> bool:
-    return deployment.estimate is not None and deployment.estimate.on_gpu

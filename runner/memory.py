@@ -8,23 +8,24 @@ layers make the real figure smaller.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from artifact.errors import StowageError
 from artifact.weights import gguf
+from runner.adapters import weights_of
 from runner.engines.llamacpp import PARALLEL
 from runner.plan import Plan
 
 MIB = 1024 * 1024
-_PROCESS = {"llama.cpp": 64 * MIB, "vllm": 1024 * MIB}
+_PROCESS = {"llama.cpp": 64 * MIB, "llama-cpp-python": 128 * MIB, "vllm": 1024 * MIB}
 _BATCH = 512
-_VLLM_CPU_CACHE = 4 * 1024 * MIB
 _CACHE_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5,
                "iq4_nl": 4.5}  # fmt: skip
 
@@ -47,12 +48,22 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes one model needs, by what for. `on_gpu`: in GPU memory, else in RAM."""
+    """Bytes one model needs, by what for. `gpus` are the numbers of the GPUs in whose memory it is; without any it is
+    in RAM."""
 
     weights: int
     cache: int
     buffers: int
-    on_gpu: bool = False
+    gpus: frozenset[int] = frozenset()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is in GPU memory."""
+        return bool(self.gpus)
+
+    def shares(self, other: Estimate) -> bool:
+        """Whether both need memory of the same place: RAM, or a GPU that both use."""
+        return bool(self.gpus & other.gpus) if self.gpus or other.gpus else True
 
     @property
     def total(self) -> int:
@@ -69,7 +80,7 @@ class Estimate:
         """The estimate in bytes."""
         return {
             "weights": self.weights, "cache": self.cache, "buffers": self.buffers, "total": self.total,
-            "on_gpu": self.on_gpu,
+            "on_gpu": self.on_gpu, "gpus": sorted(self.gpus),
         }  # fmt: skip
 
 
@@ -78,26 +89,26 @@ def gib(count: float) -> str:
     return f"{count / 1024**3:.2f} GiB" if count >= 100 * MIB else f"{count / MIB:.1f} MiB"
 
 
-def estimate(plan: Plan, bundle: Path, gpus: bool | None = None) -> Estimate:
-    """What the model needs when it runs as planned. `bundle` holds its verified files; `gpus` says whether this host
-    has GPUs, and is found out where it is None."""
+def estimate(plan: Plan, bundle: Path, gpus: Collection[int] | None = None) -> Estimate:
+    """What the model needs when it runs as planned. `bundle` holds its verified files; `gpus` are the numbers of the
+    GPUs this host has, found out where it is None. Raises `DoesNotFit` if it shall use one that is not there."""
     model, argv = plan.found.model, list(plan.command.argv)
     files = {file.path: file.blob.size for file in model.files}
     paths = [*model.weights, *([model.projector] if model.projector else [])]
-    weights = sum(files[path] for path in paths)
+    weights = sum(files[path] for path in paths) + weights_of(plan.adapters)
     shape = read_shape(model.config.format, bundle, model.weights)
-    on_gpu = _wants_gpu(plan) and (has_gpus() if gpus is None else gpus)
+    used = _gpus(plan, gpus_free() if gpus is None else gpus) if _wants_gpu(plan) else frozenset()
     if plan.command.engine == "vllm":
-        cache = _vllm_cache(plan, shape, on_gpu)
+        cache = _vllm_cache(plan, shape, bool(used))
     else:
         keys, values = (_CACHE_BITS.get(_value(argv, f"--cache-type-{part}", "f16"), 16) / 8 for part in "kv")
-        tokens = int(_value(argv, "--ctx-size", str(plan.context_size * PARALLEL)))
+        tokens = int(_value(argv, "--ctx-size", _value(argv, "--n_ctx", str(plan.context_size * PARALLEL))))
         cache = int(tokens * (shape.kv_width[0] * keys + shape.kv_width[1] * values)) if shape else 0
     batch = int(_value(argv, "--ubatch-size", str(_BATCH)))
     buffers = _PROCESS.get(plan.command.engine, 0)
     if shape:
         buffers += batch * 4 * (shape.vocabulary + 12 * shape.hidden)
-    return Estimate(weights, cache, buffers, on_gpu)
+    return Estimate(weights, cache, buffers, used)
 
 
 def read_shape(format_: str, bundle: Path, weights: Sequence[str]) -> Shape | None:
@@ -144,40 +155,56 @@ def _value(argv: Sequence[str], flag: str, default: str) -> str:
 
 
 def _vllm_cache(plan: Plan, shape: Shape | None, on_gpu: bool) -> int:
+    stated = _value(plan.command.argv, "--kv-cache-memory-bytes", "")
+    if stated.isdecimal():
+        return int(stated)
     if not on_gpu:
-        stated = plan.command.env.get("VLLM_CPU_KVCACHE_SPACE", "")
-        return int(stated) * 1024 * MIB if stated.isdecimal() else _VLLM_CPU_CACHE
+        return int(float(_value(plan.command.argv, "--gpu-memory-utilization", "0.92")) * _meminfo("MemTotal"))
     sequences = 1  # vLLM serves as many as fit; below one it does not start
     return sequences * plan.context_size * sum(shape.kv_width) * 2 if shape else 0
 
 
 def _wants_gpu(plan: Plan) -> bool:
     command = plan.command
-    if command.env.get("CUDA_VISIBLE_DEVICES") == "" or "cpu" in command.version:
+    if not command.rules.devices or command.env.get("CUDA_VISIBLE_DEVICES") == "":
         return False
     if command.engine == "vllm":
         return True
-    layers = _value(command.argv, "--n-gpu-layers", "")
+    layers = _value(command.argv, "--n-gpu-layers", _value(command.argv, "--n_gpu_layers", ""))
     return layers not in ("", "0") or bool(command.env.get("CUDA_VISIBLE_DEVICES"))
 
 
-def has_gpus() -> bool:
-    """Whether this host shows GPUs."""
-    return bool(gpu_free(None))
+def _gpus(plan: Plan, there: Collection[int]) -> frozenset[int]:
+    """The GPUs among those that are `there` whose memory the engine uses. Raises `DoesNotFit`."""
+    stated = plan.command.env.get("CUDA_VISIBLE_DEVICES")
+    visible = [int(number) for number in stated.split(",")] if stated else sorted(there)
+    absent = [str(number) for number in visible if number not in there]
+    if there and absent:
+        shown = ", ".join(map(str, sorted(there)))
+        raise DoesNotFit(f"--gpus {stated}: there is no GPU {', '.join(absent)} here, only {shown}")
+    if not there:
+        return frozenset()
+    argv = plan.command.argv
+    if plan.command.engine == "vllm":  # it takes as many as it is split over, the first ones
+        split = (int(_value(argv, f"--{kind}-parallel-size", "1")) for kind in ("tensor", "pipeline", "data"))
+        visible = visible[: max(1, math.prod(split))]
+    elif _value(argv, "--split-mode", "layer") == "none":
+        main = max(0, int(_value(argv, "--main-gpu", "0")))
+        visible = visible[main : main + 1] or visible
+    return frozenset(visible)
 
 
-def gpu_free(visible: str | None) -> int:
-    """Free bytes of the GPUs whose numbers are `visible` (``0,1``), of all where it is None; 0 without GPUs."""
+def gpus_free() -> dict[int, int]:
+    """Free bytes of each GPU this host shows, by the number ``nvidia-smi`` gives it."""
     if shutil.which("nvidia-smi") is None:
-        return 0
+        return {}
     query = ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits"]
     try:
         shown = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return 0
-    wanted = None if visible is None else set(visible.split(","))
-    rows = [line.split(",") for line in shown.splitlines() if line.count(",") == 1]
-    return sum(int(free) * MIB for index, free in rows if wanted is None or index.strip() in wanted)
+        return {}
+    rows = [[part.strip() for part in line.split(",")] for line in shown.splitlines()]
+    return {int(row[0]): int(row[1]) * MIB for row in rows if len(row) == 2 and all(map(str.isdecimal, row))}
 
 
 def ram_free() -> int:

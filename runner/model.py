@@ -5,7 +5,7 @@ Reading is where an artifact is refused for what it is: no model, a file path th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -14,14 +14,10 @@ from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import Malformed, Refused
 from artifact.filepath import checked_paths
+from artifact.filetypes import is_code_name, is_source_name, is_unsafe_weight_name, suffix_of
 from artifact.manifest import Manifest
 from artifact.modelconfig import ModelConfig
 
-_CODE = frozenset((".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".sh", ".bat", ".exe", ".jar", ".wasm"))
-_PICKLES = frozenset((
-    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".h5", ".keras", ".mar",
-    ".nemo", ".pdparams",
-))  # fmt: skip
 _RAW = ".v1.raw"
 _DOCKER_NAMES = {
     mediatypes.DOCKER_GGUF: "model.gguf",
@@ -55,7 +51,7 @@ class ModelFile:
     @property
     def suffix(self) -> str:
         """The file name's extension in lower case, with its dot."""
-        return PurePosixPath(self.path).suffix.lower()
+        return suffix_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,14 @@ class Model:
     files: Sequence[ModelFile]
 
     @classmethod
-    def read(cls, descriptor: Descriptor, raw: bytes, config: bytes) -> Model:
-        """Read a manifest and its config, both already checked against their digests.
+    def read(cls, descriptor: Descriptor, raw: bytes, config: bytes, source: Collection[str] | None = ()) -> Model:
+        """Read a manifest and its config, both already checked against their digests. `source` is as in `model_files`.
 
         Raises `Malformed` if this is no model the runner can use, `CodeRefused` or `PickleRefused` (both `Refused`)
         for what it carries.
         """
         manifest = model_manifest(descriptor, raw)
-        return cls(descriptor.digest, manifest, ModelConfig.read(manifest, config), model_files(manifest))
+        return cls(descriptor.digest, manifest, ModelConfig.read(manifest, config), model_files(manifest, source))
 
     @property
     def size(self) -> int:
@@ -113,15 +109,16 @@ def model_manifest(descriptor: Descriptor, raw: bytes) -> Manifest:
     return manifest
 
 
-def model_files(manifest: Manifest) -> tuple[ModelFile, ...]:
-    """The files of a model with their checked paths. Raises `Malformed`, `CodeRefused`, `PickleRefused`."""
+def model_files(manifest: Manifest, source: Collection[str] | None = ()) -> tuple[ModelFile, ...]:
+    """The files of a model with their checked paths. `source` are the paths of Python source that it may carry; None
+    leaves that to be decided later. Raises `Malformed`, `CodeRefused`, `PickleRefused`."""
     if not manifest.layers:
         raise Malformed("the model has no files: its manifest has no layers")
     names = [_stated_path(layer) for layer in manifest.layers]
     paths = checked_paths([name or _docker_path(manifest.layers, at) for at, name in enumerate(names)])
     files = tuple(ModelFile(path, layer) for path, layer in zip(paths, manifest.layers, strict=True))
     for file in files:
-        _check_kind(file)
+        _check_kind(file, source)
     return files
 
 
@@ -144,11 +141,15 @@ def _docker_path(layers: Sequence[Descriptor], at: int) -> str:
     return f"{path.stem}-{same.index(at) + 1}{path.suffix}"
 
 
-def _check_kind(file: ModelFile) -> None:
+def _check_kind(file: ModelFile, source: Collection[str] | None) -> None:
     media_type = file.blob.media_type
-    if file.suffix in _CODE or media_type.startswith("application/vnd.cncf.model.code."):
-        raise CodeRefused(f"the model carries code, which is never run: {file.path!r}")
-    if file.suffix in _PICKLES:
+    if is_code_name(file.path) or media_type.startswith("application/vnd.cncf.model.code."):
+        if not (is_source_name(file.path) and media_type == mediatypes.MODEL_CODE):
+            raise CodeRefused(f"the model carries code that is no Python source in a layer for code: {file.path!r}")
+        if source is not None and file.path not in source:
+            raise CodeRefused(f"the model carries code, and no policy grants that it may run: {file.path!r}")
+        return
+    if is_unsafe_weight_name(file.path):
         raise PickleRefused(
             f"the model carries {file.path!r}, a format that can run code when loaded: use safetensors or GGUF"
         )

@@ -31,7 +31,7 @@ _ORDERS, _REFUSALS, _PROJECT = "orders", "refusals", "project"
 class Order:
     """One model to serve: its reference with its digest, the other references it shall answer to, and how to run it.
     `policy` is the path of the policy file that decides once more before an engine sees it; `owners` are those who
-    asked for the model, where it is stopped when the last of them is gone."""
+    asked for the model, where it is stopped when the last of them is gone. Without `sandbox` the runner's own holds."""
 
     reference: str
     also: Sequence[str] = ()
@@ -43,6 +43,8 @@ class Order:
     policy: str | None = None
     plain_http: bool = False
     owners: Sequence[str] = ()
+    sandbox: str | None = None
+    lora: Sequence[str] = ()
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def to_json(self) -> dict[str, Any]:
@@ -53,16 +55,17 @@ class Order:
     def from_json(cls, value: Any) -> Order:
         """Read an order. Raises `Malformed`."""
         try:
-            lists = {key: tuple(value[key]) for key in ("also", "flags", "owners")}
+            lists = {key: tuple(value.get(key, ())) for key in ("also", "flags", "owners", "lora")}
             return cls(**{**value, **lists})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise Malformed(f"this order cannot be read: {error}") from None
 
     @property
     def wishes(self) -> Wishes:
         """How the model shall run."""
         path = Path(self.engine_path) if self.engine_path else None
-        return Wishes(self.driver, self.context_size, self.gpus, path, tuple(self.flags))
+        sandbox = self.sandbox or Wishes().sandbox
+        return Wishes(self.driver, self.context_size, self.gpus, path, tuple(self.flags), sandbox, tuple(self.lora))
 
     def plan(self, store: Store) -> Plan:
         """Decide by the policy and plan, and fetch what is missing."""

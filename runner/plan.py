@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from artifact.progress import Progress
 from artifact.reference import Reference
 from artifact.terminal import note
 from artifact.transfer import CONCURRENCY
+from runner.adapters import Adapter, check_is_no_adapter, find_adapters
 from runner.engines.dispatch import engine_for
 from runner.engines.engine import Command, Engine, Options, context_size
 from runner.engines.installed import ENGINES
@@ -20,15 +22,20 @@ from runner.pull import Found, absolute, fetch, find
 from runner.sandbox.rules import MODES
 from runner.store import Store
 from supplychain.policy import Policy
+from supplychain.usage import Use
 
 POLICY_VARIABLE = "STOWAGE_POLICY"
 """The environment variable that names the policy file where ``--policy`` does not."""
+SANDBOX_VARIABLE = "STOWAGE_SANDBOX"
+"""The environment variable that says what ``--sandbox`` says, where that is not given."""
+
+_NUMBER = re.compile(r"-[0-9.].*")
 
 
 @dataclass(frozen=True)
 class Wishes:
     """What the user states about running a model, all of it optional. `flags` are the engine's own, as written;
-    `sandbox` is ``auto``, ``required`` or ``off``."""
+    `sandbox` is ``auto``, ``required`` or ``off``; `lora` are adapters, ``[NAME=]REFERENCE``."""
 
     driver: str | None = None
     context_size: int | None = None
@@ -36,6 +43,7 @@ class Wishes:
     engine_path: Path | None = None
     flags: Sequence[str] = ()
     sandbox: str = "auto"
+    lora: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -48,22 +56,50 @@ class Plan:
     context_size: int
     name: str
     names: frozenset[str]
+    adapters: Sequence[Adapter] = ()
+
+    @property
+    def talks_as(self) -> str:
+        """The name to ask for in a conversation: the model's, or that of its one adapter where the engine keeps the
+        two apart."""
+        apart = self.engine.adapters_apart and len(self.adapters) == 1
+        return self.adapters[0].name if apart else self.name
 
 
-def plan(found: Found, wishes: Wishes) -> Plan:
-    """Decide how a found model will run. Nothing is fetched or started. Raises `InvalidInput` for a driver, flag or
-    context size that does not fit, `EngineUnavailable` for an engine that is not here."""
+def plan(found: Found, wishes: Wishes, adapters: Sequence[Adapter] = ()) -> Plan:
+    """Decide how a found model will run, with the `adapters` that `wishes` name. Nothing is fetched or started. Raises
+    `InvalidInput` for a driver, flag or context size that does not fit, `EngineUnavailable` for an engine that is not
+    here, and `Refused` for what the policy does not let be used."""
+    assert len(adapters) == len(wishes.lora)
     model = found.model
+    check_is_no_adapter(found)
     if wishes.sandbox not in MODES:
         raise InvalidInput(f"--sandbox must be {', '.join(MODES)}, not {wishes.sandbox!r}")
     engine = engine_for(model.config.format, wishes.driver, wishes.engine_path, found.store / ENGINES, wishes.gpus)
-    flags = engine.check_flags(wishes.flags)
+    flags = engine.check_flags(wishes.flags, code=bool(found.grant))
     context = context_size(wishes.context_size, model, flags)
     name = served_name(found.reference, str(model.digest))
     task = task_of(model, lambda file: found.origin.read_blob(file.blob, file.blob.size))
-    command = engine.command(model, Options(name, context, flags, wishes.gpus, task))
+    command = engine.command(model, Options(name, context, flags, wishes.gpus, task, [item.files for item in adapters]))
     command = replace(command, rules=replace(command.rules, mode=wishes.sandbox))
-    return Plan(found, engine, command, context, name, served_names(found.reference, str(model.digest)))
+    _check_use(found, command, flags)
+    names = served_names(found.reference, str(model.digest)) | {item.name for item in adapters}
+    return Plan(found, engine, command, context, name, names, tuple(adapters))
+
+
+def _check_use(found: Found, command: Command, flags: Sequence[str]) -> None:
+    """Let the policy decide on the engine and the flags. Raises `PolicyRefused`."""
+    if found.decision is None:
+        return
+    names = tuple(flag for flag in flags if flag.startswith("-") and not _NUMBER.fullmatch(flag))
+    decision = found.decision.to_use(Use(command.engine, command.version.partition(" ")[2], names)).enforce()
+    if decision.warned and not found.decision.warned:
+        note(f"warning: {decision.reason}")
+
+
+def stated_sandbox() -> str:
+    """The sandbox for commands without ``--sandbox``: what the environment says, else ``auto``."""
+    return os.environ.get(SANDBOX_VARIABLE) or Wishes().sandbox
 
 
 def served_name(reference: Reference, digest: str) -> str:
@@ -84,9 +120,26 @@ def prepare(
 ) -> Plan:
     """Find, decide, plan, and only then fetch: the way of ``serve`` and ``run``."""
     found = find(reference, store, policy, plain_http=plain_http)
-    planned = plan(found, wishes)
-    fetch(found, store, progress, concurrency=CONCURRENCY)
+    planned = with_adapters(found, wishes, store, policy, plain_http=plain_http)
+    fetch_all(planned, store, progress)
     return planned
+
+
+def with_adapters(found: Found, wishes: Wishes, store: Store, policy: Policy | None, *, plain_http: bool) -> Plan:
+    """Find the adapters that `wishes` name, and plan. Raises as `plan` and `find_adapters` do."""
+    return plan(found, wishes, find_adapters(wishes.lora, found, store, policy, plain_http=plain_http))
+
+
+def fetch_all(planned: Plan, store: Store, progress: Progress) -> None:
+    """Bring a planned model and its adapters into the store."""
+    for found in (planned.found, *(adapter.found for adapter in planned.adapters)):
+        fetch(found, store, progress, concurrency=CONCURRENCY)
+
+
+def bundles(planned: Plan, store: Store) -> tuple[Path, dict[str, Path]]:
+    """The folder with the model's files, and those of its adapters by their places in the folder an engine runs in."""
+    adapters = {adapter.folder: store.bundle(adapter.found.model) for adapter in planned.adapters}
+    return store.bundle(planned.found.model), adapters
 
 
 def load_policy(path: Path | None) -> Policy | None:

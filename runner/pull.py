@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from runner.model import Model, model_files, model_manifest
 from runner.store import Store
 from supplychain.decision import Decision
 from supplychain.policy import Policy
+from supplychain.usage import NO_CODE, Grant
 from supplychain.verify import verify
 
 
@@ -44,24 +46,36 @@ class Found:
     store: Path
 
     @property
+    def grant(self) -> Grant:
+        """The code in the model that the policy lets run."""
+        return self.decision.grant if self.decision is not None else NO_CODE
+
+    @property
     def pinned(self) -> str:
         """The repository with the digest: the one way to name exactly this model."""
         return f"{self.reference.repository}@{self.model.digest}"
 
 
 def find(
-    reference: Reference, store: Store, policy: Policy | None, *, plain_http: bool = False, local: bool = True
+    reference: Reference,
+    store: Store,
+    policy: Policy | None,
+    *,
+    plain_http: bool = False,
+    local: bool = True,
+    source: Collection[str] | None = (),
 ) -> Found:
     """Find a model and let the policy decide on it: in the store if `local` and it is there, else where its reference
-    says. Raises `Refused`, `NotFound`, `DigestMismatch`, `Malformed` and what the network raises."""
+    says. `source` is the Python source it may carry where there is no policy, as in `model_files`. Raises `Refused`,
+    `NotFound`, `DigestMismatch`, `Malformed` and what the network raises."""
     reference = absolute(reference)
     home = store.home(reference) if local or reference.is_local else None
     if home is not None:
-        return find_in(home[0], reference, home[1], store, policy, stored=True)
+        return find_in(home[0], reference, home[1], store, policy, stored=True, source=source)
     origin: Repository = store.repository(reference)
     if not reference.is_local:
         origin = open_repository(reference, plain_http=plain_http, store=store.root)
-    return find_in(origin, reference, resolve(origin, reference), store, policy)
+    return find_in(origin, reference, resolve(origin, reference), store, policy, source=source)
 
 
 def find_in(
@@ -72,20 +86,24 @@ def find_in(
     policy: Policy | None,
     *,
     stored: bool = False,
+    source: Collection[str] | None = (),
 ) -> Found:
     """Read the model that `descriptor` names at `origin`, and let the policy decide on it. Raises as `find` does."""
     got, raw = origin.manifest(descriptor.digest)
     if got.digest != descriptor.digest or not descriptor.digest.matches(raw):
         raise DigestMismatch(f"{reference}: the manifest is not the one {descriptor.digest} names")
     manifest = model_manifest(got, raw)
-    model_files(manifest)  # unsafe paths, code and pickles end here, before anything else is asked for
+    # Unsafe paths, pickles and what is code in disguise end here, before anything else is asked for.
+    model_files(manifest, None if policy is not None else source)
     decision = None
     if policy is not None:
         decision = verify(origin, reference, got, policy)
         decision.enforce()
         if decision.warned:
             note(f"warning: {decision.reason}")
-    model = Model.read(got, raw, origin.read_blob(manifest.config, MAX_CONFIG))
+    if decision is not None:
+        source = decision.grant.code
+    model = Model.read(got, raw, origin.read_blob(manifest.config, MAX_CONFIG), source)
     return Found(reference, model, raw, origin, stored, decision, store.root)
 
 
@@ -122,7 +140,7 @@ def check(found: Found, store: Store) -> None:
         path = store.blob(file.blob.digest)
         if not path.is_file() or path.stat().st_size != file.blob.size:
             raise DigestMismatch(f"{file.path} ({file.blob.digest.short}) is missing or cut short in the store")
-    check_files(found.model, found.reference.tag, lambda file: store.blob(file.blob.digest))
+    check_files(found.model, found.reference.tag, lambda file: store.blob(file.blob.digest), found.grant.configs)
 
 
 def absolute(reference: Reference) -> Reference:

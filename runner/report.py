@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from artifact.terminal import print_json
+from artifact.terminal import note, print_json
 from artifact.weights.precision import size_label
 from runner.model import Model
 from runner.plan import Plan
@@ -20,6 +20,8 @@ def print_models(models: Sequence[StoredModel], *, as_json: bool) -> None:
     if as_json:
         print_json([model.to_json() for model in models])
         return
+    if not models:
+        note("the store is empty (runner pull fetches models)")
     rows = [
         (
             item.name or "-",

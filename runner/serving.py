@@ -9,11 +9,13 @@ import math
 import signal
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from artifact.errors import StowageError
+from artifact.reference import Reference
 from artifact.terminal import note
 from runner import orders
 from runner.administration import Administration
@@ -21,6 +23,7 @@ from runner.configured import configuration_path
 from runner.deployment import Deployment, State
 from runner.fleet import Fleet
 from runner.gateway.app import Gateway
+from runner.gateway.connection import Connection
 from runner.keys import KeyFile
 from runner.orders import Order
 from runner.plan import Plan
@@ -77,14 +80,15 @@ class Serving:
         policy_file = str(settings.policy_file.absolute()) if settings.policy_file else None
         self._administration = Administration(
             self._store, self._fleet, configuration_path(self._store.root, place) if self._keep else None,
-            settings.policy, policy_file, settings.plain_http, settings.keeping,
+            settings.policy, policy_file, settings.plain_http, settings.keeping, settings.wishes.sandbox,
         )  # fmt: skip
         self._gateway = Gateway(
             self._fleet, self._administration, keys=self._keys, loopback=ipaddress.ip_address(place[0]).is_loopback
         )
         config = uvicorn.Config(
             self._gateway.app, lifespan="off", access_log=False, log_level="critical", server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.drain), timeout_keep_alive=75, http="httptools", ws="none",
+            timeout_graceful_shutdown=math.ceil(settings.drain), timeout_keep_alive=75, http=Connection, ws="none",
+            proxy_headers=False,
         )  # fmt: skip
         server = _Server(config)
         self._listen_to_signals(server)
@@ -126,7 +130,9 @@ class Serving:
                 continue
             kept = self._settings.configured.get(str(digest))
             wishes = kept.wishes if kept else self._settings.wishes
-            self._fleet.add(plan, wishes, kept.keeping if kept else self._settings.keeping)
+            deployment = self._fleet.add(plan, wishes, kept.keeping if kept else self._settings.keeping)
+            for alias in kept.aliases if kept else ():
+                deployment.call_it(Reference.parse(alias))
         if self._plans:
             self._administration.save()
         eager = [item for item in self._fleet.deployments if not item.keeping.lazy]
@@ -181,6 +187,7 @@ class Serving:
 
     async def _carry_out(self, order: Order) -> None:
         """Serve one more model, or say why not."""
+        order = replace(order, sandbox=order.sandbox or self._settings.wishes.sandbox)
         try:
             plan = await asyncio.to_thread(order.plan, self._store)
             names = order.names(str(plan.found.model.digest))

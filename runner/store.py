@@ -113,7 +113,7 @@ class Store:
         repository = home[0] if home else self.repository(reference)
         found, raw = repository.manifest(descriptor.digest)
         config = Manifest.parse(raw, found.media_type).config
-        return Model.read(found, raw, repository.read_blob(config, MAX_CONFIG))
+        return Model.read(found, raw, repository.read_blob(config, MAX_CONFIG), source=None)
 
     def blob(self, digest: Digest) -> Path:
         """The file of a blob, in the system's store if it is there."""
@@ -228,7 +228,7 @@ class Store:
                 config = layout.read_blob(Manifest.parse(raw, entry.media_type).config, MAX_CONFIG)
                 record = self.record(entry.digest)
                 name = entry.annotations.get(mediatypes.REF_NAME) or record.get("name", "")
-                model = Model.read(Descriptor(entry.media_type, entry.digest, entry.size), raw, config)
+                model = Model.read(Descriptor(entry.media_type, entry.digest, entry.size), raw, config, source=None)
                 found.append(StoredModel(name, model, record, system))
         return found
 
@@ -237,7 +237,14 @@ class Store:
         `NotFound`."""
         with self._locked("store.lock", fcntl.LOCK_EX):
             repository = self.repository(reference)
-            descriptor = resolve(repository, reference)
+            try:
+                descriptor = resolve(repository, reference)
+            except NotFound:
+                if self.system is None or self.find(reference) is None:
+                    raise
+                raise NotFound(
+                    f"{reference} is in the system's store {self.system}, which only its owner changes"
+                ) from None
             if reference.tag is not None and reference.digest is None:
                 repository.delete_tag(reference.tag)
             else:

@@ -50,6 +50,7 @@ def load_command(
         Path | None, typer.Option(metavar="FILE", help="Only write the policy that travels in the file, and stop.")
     ] = None,
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the models of a tar file into the store, verified; print NAME@DIGEST for each."""
     archive = ArchiveRepository(file)
@@ -64,7 +65,10 @@ def load_command(
     with progress_bars() as progress:
         for item in found:
             fetch(item, place, progress)
-            print(item.pinned)
+            if not as_json:
+                print(item.pinned)
+    if as_json:
+        print_json([{"reference": item.pinned, "digest": str(item.model.digest)} for item in found])
 
 
 @store_app.command("df", epilog="Example: runner df --json")

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -37,20 +37,30 @@ _POLL = 0.05
 
 
 class EngineFailed(StowageError):
-    """The engine did not become ready, or stopped. The message ends with the last lines it wrote."""
+    """The engine did not become ready, or stopped. The message ends with the last lines it wrote; `summary` is without
+    them."""
 
     code = "engine-failed"
+
+    def __init__(self, summary: str, last_lines: str = "") -> None:
+        super().__init__(summary + last_lines)
+        self.summary = summary
 
 
 class EngineProcess:
     """A running engine. `folder` is made, and is where it runs; `bundle` holds the model's files; `log` gets what the
-    engine writes, after what was there."""
+    engine writes, after what was there. `more` are other folders it reads, by their places in `folder`."""
 
-    def __init__(self, command: Command, folder: Path, bundle: Path, log: Path) -> None:
+    def __init__(
+        self, command: Command, folder: Path, bundle: Path, log: Path, more: Mapping[str, Path] | None = None
+    ) -> None:
         self.command = command
         self.log = log
         folder.mkdir(mode=0o700, parents=True)
-        (folder / BUNDLE).symlink_to(bundle)
+        given = {BUNDLE: bundle, **(more or {})}
+        for name, path in given.items():
+            (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / name).symlink_to(path)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:
             self._log_start = stream.tell()
@@ -61,7 +71,9 @@ class EngineProcess:
             self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._report, report = os.pipe()
             rules = replace(
-                command.rules, reads=(*command.rules.reads, str(bundle)), writes=(*command.rules.writes, str(folder))
+                command.rules,
+                reads=(*command.rules.reads, *map(str, given.values())),
+                writes=(*command.rules.writes, str(folder)),
             )
             try:
                 self._process = subprocess.Popen(
@@ -113,6 +125,15 @@ class EngineProcess:
         transport = httpx.AsyncHTTPTransport(uds=self.address, limits=limits)
         return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout, trust_env=False)
 
+    async def listens(self) -> bool:
+        """Whether somebody listens on its socket."""
+        try:
+            _, writer = await asyncio.open_unix_connection(self.address)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
     async def wait_ready(self, seconds: float) -> None:
         """Return when the engine says it is healthy. Raises `EngineFailed` if it stops first or takes longer than
         `seconds`."""
@@ -130,7 +151,7 @@ class EngineProcess:
                 except httpx.HTTPError:
                     pass  # not listening yet
                 if time.monotonic() > deadline:
-                    raise EngineFailed(self._story(f"was not ready after {seconds:.0f} seconds"))
+                    raise self._failed(f"was not ready after {seconds:.0f} seconds")
                 await asyncio.sleep(_POLL)
         raise self.failure("while loading the model")
 
@@ -144,13 +165,13 @@ class EngineProcess:
         code = self._process.returncode
         killed_by = 256 - code if code is not None and code > 128 + 64 else None
         how = f"was killed by signal {killed_by}" if killed_by else f"stopped with {code}"
-        return EngineFailed(self._story(f"{how} {when}", killed_by))
+        return self._failed(f"{how} {when}", killed_by)
 
-    def _story(self, what: str, killed_by: int | None = None) -> str:
+    def _failed(self, what: str, killed_by: int | None = None) -> EngineFailed:
         why = diagnosis(self.last_lines(_MANY_LINES), killed_by)
         lines = self.last_lines()
         told = f"; its last lines: {' | '.join(lines)}" if lines else ", and wrote nothing"
-        return f"{self.command.engine} {what}{why}{told} (all of it: {self.log})"
+        return EngineFailed(f"{self.command.engine} {what}{why}", f"{told} (all of it: {self.log})")
 
     def last_lines(self, count: int = _LAST_LINES) -> list[str]:
         """The last lines this engine wrote."""

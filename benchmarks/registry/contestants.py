@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,8 +20,9 @@ import httpx
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from benchmarks.registry.peers import KEY, S3, SECRET, Peer, configuration
+
 _ROOT = Path(__file__).resolve().parents[2]
-_KEY, _SECRET = "bench-access", "bench-secret"
 
 
 @dataclass
@@ -59,39 +59,6 @@ class Contestant:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-@dataclass(frozen=True)
-class S3:
-    """A running S3 service."""
-
-    endpoint: str
-    bucket: str
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": _KEY,
-            "AWS_SECRET_ACCESS_KEY": _SECRET,
-            "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-
-def peers() -> dict[str, str]:
-    """Programs that are distribution: Debian's, and any other build called ``registry`` on PATH."""
-    found = {}
-    for name in ("docker-registry", "registry"):
-        for folder in os.environ.get("PATH", "").split(os.pathsep):
-            program = shutil.which(name, path=folder)
-            if program is None or Path(program).resolve().parent == Path(sys.executable).resolve().parent:
-                continue
-            done = subprocess.run([program, "--version"], capture_output=True, text=True)
-            if "distribution/distribution" in done.stdout or "docker/distribution" in done.stdout:
-                found[f"distribution {done.stdout.split()[-1]}"] = program
-                break
-    return found
-
-
 @contextmanager
 def ours(folder: Path, s3: S3 | None, workers: int) -> Iterator[Contestant]:
     """This registry, without redirects and with no line for each request, as its peer."""
@@ -108,28 +75,12 @@ def ours(folder: Path, s3: S3 | None, workers: int) -> Iterator[Contestant]:
 
 
 @contextmanager
-def peer(name: str, program: str, folder: Path, s3: S3 | None) -> Iterator[Contestant]:
-    """distribution, configured as its documentation has it, without redirects."""
+def peer(rival: Peer, folder: Path, s3: S3 | None) -> Iterator[Contestant]:
+    """Another registry, configured as its documentation has it, without redirects."""
     port = _port()
-    if s3 is None:
-        storage: dict[str, object] = {"filesystem": {"rootdirectory": str(folder / f"peer-{port}")}}
-    else:
-        storage = {
-            "s3": {
-                "accesskey": _KEY, "secretkey": _SECRET, "region": "us-east-1", "regionendpoint": s3.endpoint,
-                "forcepathstyle": True, "bucket": s3.bucket, "secure": False, "v4auth": True,
-                "rootdirectory": f"/peer-{port}",
-            }
-        }  # fmt: skip
-    value = {
-        "version": 0.1,
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {**storage, "redirect": {"disable": True}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-    }
     config = folder / f"peer-{port}.yml"
-    config.write_text(json.dumps(value))  # JSON is YAML
-    with _running(name, [program, "serve", str(config)], port, s3, folder) as contestant:
+    config.write_text(json.dumps(configuration(rival, port, folder / f"peer-{port}", s3)))  # JSON is YAML
+    with _running(rival.name, [rival.program, "serve", str(config)], port, s3, folder) as contestant:
         yield contestant
 
 
@@ -170,7 +121,7 @@ def seaweedfs(folder: Path) -> Iterator[S3]:
     master, volume, filer, port = (_port(10_000) for _ in range(4))
     identity = {
         "name": "bench",
-        "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}],
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -191,7 +142,7 @@ def seaweedfs(folder: Path) -> Iterator[S3]:
 
 def _make_bucket(service: S3) -> None:
     client = boto3.client(
-        "s3", endpoint_url=service.endpoint, aws_access_key_id=_KEY, aws_secret_access_key=_SECRET,
+        "s3", endpoint_url=service.endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
         region_name="us-east-1", config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
     )  # fmt: skip
     deadline = time.monotonic() + 60

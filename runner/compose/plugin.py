@@ -1,8 +1,8 @@
 """``docker-model``: the Docker CLI plugin that Docker Compose calls for ``models``, and its provider of that type.
 
 Compose starts it as ``docker-model ls --json``, ``pull MODEL``, ``configure [--context-size N] MODEL [-- FLAGS]``,
-``status --json``, and for ``provider: {type: model}`` as ``compose --project-name NAME up|down SERVICE`` and ``compose
-metadata``. It reads stdout and stderr of ``ls`` and ``status`` together, so these write nothing but their JSON.
+``status --json``, and for ``provider: {type: model}`` as ``compose --project-name NAME up|stop|down SERVICE`` and
+``compose metadata``. It reads stdout and stderr of ``ls`` and ``status`` together: these write their JSON alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,13 +19,14 @@ import typer
 
 from artifact.errors import InvalidInput, StowageError
 from artifact.progress import Quiet
+from artifact.reference import Reference
 from artifact.terminal import run as run_app
 from artifact.version import __version__
 from artifact.weights.precision import size_label
 from runner.compose.shared import SharedGateway, endpoint, endpoint_on_host
 from runner.engines.dispatch import DRIVERS
 from runner.options import EngineCommand, engine_flags
-from runner.plan import Wishes
+from runner.plan import Wishes, stated_sandbox
 from runner.report import human_bytes, print_table
 from runner.state import running
 from runner.store import Store, StoredModel
@@ -90,7 +91,7 @@ def configure(
     context_size: Annotated[int | None, typer.Option("--context-size")] = None,
 ) -> None:
     """Serve a model, with its context size and engine flags."""
-    wishes = Wishes(context_size=context_size, flags=engine_flags(ctx))
+    wishes = Wishes(context_size=context_size, flags=engine_flags(ctx), sandbox=stated_sandbox())
     SharedGateway(Store()).serve([model], wishes, Quiet())
 
 
@@ -125,9 +126,8 @@ def provider_metadata() -> None:
     """Describe the options of a service."""
     keys = ("name", "description", "required", "type")
     parameters = [dict(zip(keys, row, strict=True)) for row in _UP]
-    _print(
-        {"description": "A model served by the runner", "up": {"parameters": parameters}, "down": {"parameters": []}}
-    )
+    value = {"up": {"parameters": parameters}, "stop": {"parameters": []}, "down": {"parameters": []}}
+    _print({"description": "A model served by the runner", **value})
 
 
 @provider.command("up")
@@ -149,13 +149,14 @@ def provider_up(
         except ValueError as error:
             raise InvalidInput(f"runtime-flags cannot be split into flags: {error}") from None
         _tell("info", f"starting {', '.join(model)}")
-        wishes = Wishes(driver, context_size, gpus, None, flags)
+        wishes = Wishes(driver, context_size, gpus, None, flags, stated_sandbox())
         SharedGateway(Store()).serve(model, wishes, Quiet(), _owner(ctx, service))
         _tell("setenv", f"MODEL={','.join(model)}")
         for name in ("URL", "ENDPOINT"):
             _tell("setenv", f"{name}={endpoint()}")
 
 
+@provider.command("stop")
 @provider.command("down")
 def provider_down(
     ctx: typer.Context,
@@ -188,6 +189,9 @@ def _tell(kind: str, message: str) -> None:
 def _listed(item: StoredModel) -> dict[str, Any]:
     config = item.model.config
     names = [item.name, item.name.removesuffix(":latest")] if item.name else []
+    with suppress(InvalidInput):  # names that other tools gave
+        reference = Reference.parse(item.name).with_digest(item.model.digest)  # what Compose does not find it pulls
+        names += [str(reference), f"{reference.repository}@{item.model.digest}"]
     return {
         "id": str(item.model.digest),
         "tags": list(dict.fromkeys(names)),

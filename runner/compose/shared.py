@@ -88,6 +88,7 @@ class SharedGateway:
                     str(reference), tuple(sorted(also)), wishes.driver, wishes.context_size, wishes.gpus,
                     str(wishes.engine_path) if wishes.engine_path else None, tuple(wishes.flags),
                     os.path.abspath(stated) if stated else None, owners=tuple(sorted(owners)),  # noqa: PTH100
+                    sandbox=wishes.sandbox,
                 )  # fmt: skip
                 wanted[str(digest)] = Wanted(order, item)
             self._gateway.apply(list(wanted.values()), listen(), DEFAULT_LISTEN)

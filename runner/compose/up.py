@@ -20,6 +20,9 @@ from runner.serve import DEFAULT_LISTEN
 from runner.store import Store
 from supplychain.policy import Policy
 
+_MADE_ENV = "made-env"
+"""Says in the project's folder that there was no ``.env`` file before."""
+
 
 @dataclass(frozen=True)
 class Circumstances:
@@ -29,6 +32,7 @@ class Circumstances:
     policy_path: Path | None = None
     plain_http: bool = False
     engine_paths: tuple[tuple[str, Path], ...] = ()
+    sandbox: str = "auto"
 
     def policy(self) -> Policy | None:
         """The policy that decides, None without one."""
@@ -43,7 +47,9 @@ class Circumstances:
         """How a model shall run."""
         paths = dict(self.engine_paths)
         path = paths.get(model.driver or "", paths.get(""))
-        return Wishes(model.driver, model.context_size, model.gpus, path.absolute() if path else None, model.flags)
+        return Wishes(
+            model.driver, model.context_size, model.gpus, path.absolute() if path else None, model.flags, self.sandbox
+        )
 
 
 def up(
@@ -70,7 +76,10 @@ def up(
         changes = gateway.apply(wanted, listen, DEFAULT_LISTEN)
         names = {model.key: _asked_as(model, item) for model, item in planned}
         variables = project.variables(endpoint or f"http://{changes.address}/v1", names)
-        dotenv.write_block(env_file or project.folder / ".env", variables)
+        path = env_file or project.folder / ".env"
+        if not path.exists():
+            (gateway.folder / _MADE_ENV).touch()
+        dotenv.write_block(path, variables)
     return changes, wanted, variables
 
 
@@ -78,8 +87,11 @@ def down(project: Project, store: Store, env_file: Path | None = None) -> bool:
     """Stop a project's gateway and take its variables out of the ``.env`` file. False if it did not run."""
     gateway = ProjectGateway(store, project.id)
     with gateway.locked():
+        path, ours = env_file or project.folder / ".env", (gateway.folder / _MADE_ENV).exists()
         stopped = gateway.stop()
-        dotenv.write_block(env_file or project.folder / ".env", {})
+        dotenv.write_block(path, {})
+        if ours and path.exists() and not path.stat().st_size:
+            path.unlink()
     return stopped
 
 
@@ -134,7 +146,7 @@ def _orders(planned: Sequence[tuple[ComposeModel, Plan]], around: Circumstances)
         order = Order(
             str(reference), driver=wishes.driver, context_size=wishes.context_size, gpus=wishes.gpus,
             engine_path=str(wishes.engine_path) if wishes.engine_path else None, flags=tuple(wishes.flags),
-            policy=around.stated_policy(), plain_http=around.plain_http,
+            policy=around.stated_policy(), plain_http=around.plain_http, sandbox=wishes.sandbox,
         )  # fmt: skip
         chosen[str(digest)] = (model, Wanted(order, item))
     return [wanted for _, wanted in chosen.values()]

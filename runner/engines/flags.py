@@ -12,8 +12,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from artifact.errors import InvalidInput, StowageError
+from artifact.errors import InvalidInput, Refused, StowageError
 from artifact.filepath import checked_path
+from supplychain.usage import TRUST_REMOTE_CODE
 
 _INT = re.compile(r"-?[0-9]{1,18}")
 _FLOAT = re.compile(r"-?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?")
@@ -28,16 +29,23 @@ class FlagDenied(InvalidInput):
     code = "flag-denied"
 
 
+class FlagNotGranted(Refused):
+    """A flag that makes the engine run code of the model, where no policy grants it."""
+
+    code = "flag-not-granted"
+
+
 @dataclass(frozen=True)
 class Flag:
     """One allowed flag. `kind` is ``switch`` (no value), ``int``, ``float``, ``word`` (no slash, so never a path),
     ``numbers`` (comma-separated), ``json``, ``file`` (the path of one of the model's own files), ``adapter``
     (``NAME=FOLDER`` with a folder of the model), or the allowed words themselves separated by ``|``. `aliases` are
-    other spellings."""
+    other spellings. With `granted` it passes only where the policy lets code of the model run."""
 
     name: str
     kind: str
     aliases: Sequence[str] = ()
+    granted: bool = False
 
     def accepts(self, value: str) -> bool:
         """Whether `value` is one this flag may have."""
@@ -72,9 +80,9 @@ class AllowList:
         """Every allowed flag once."""
         return list(dict.fromkeys(self._flags.values()))
 
-    def check(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        """`arguments` in the canonical spelling, ``--name value``. Raises `FlagDenied` for the first one that may not
-        pass, saying why."""
+    def check(self, arguments: Sequence[str], *, code: bool = False) -> tuple[str, ...]:
+        """`arguments` in the canonical spelling, ``--name value``. `code` says that the policy lets code of the model
+        run. Raises `FlagDenied` for the first one that may not pass, saying why, and `FlagNotGranted`."""
         passed: list[str] = []
         seen: set[str] = set()
         rest = list(arguments)
@@ -84,6 +92,11 @@ class AllowList:
             flag = self._flags.get(name)
             if flag is None:
                 raise FlagDenied(self._why_not(name))
+            if flag.granted and not code:
+                raise FlagNotGranted(
+                    f"flag {name} makes {self._engine} run code of the model: no policy grants that for this model "
+                    f"(allow: [{TRUST_REMOTE_CODE}] in a rule of its policy)"
+                )
             if flag.name in seen:
                 raise FlagDenied(f"flag {name} is given twice")
             seen.add(flag.name)

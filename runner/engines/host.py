@@ -7,8 +7,9 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,8 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Host:
-    """What was found. `memory` in bytes, `driver` the NVIDIA driver's version or empty, `gpus` their names."""
+    """What was found. `memory` in bytes, `driver` the NVIDIA driver's version or empty, `gpus` their names;
+    `compilers` are the programs for C and C++, as far as there are."""
 
     machine: str
     python: str
@@ -25,6 +27,7 @@ class Host:
     memory: int
     gpus: tuple[str, ...] = ()
     driver: str = ""
+    compilers: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -32,8 +35,9 @@ def this_host() -> Host:
     """This host, looked at once."""
     driver, gpus = _nvidia()
     return Host(
-        platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}", _features(), _memory(), gpus, driver
-    )
+        platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}", _features(), _memory(), gpus, driver,
+        _compilers(),
+    )  # fmt: skip
 
 
 def has_gpu() -> bool:
@@ -53,6 +57,30 @@ def python_for(version: str) -> Path | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return Path(found)
+
+
+def _compilers() -> dict[str, str]:
+    """The compilers CMake would find: what the environment names, else the usual names on PATH."""
+    found: dict[str, str] = {}
+    for language, variable, names in (
+        ("C", "CC", ("cc", "gcc", "clang")),
+        ("C++", "CXX", ("c++", "g++", "clang++")),
+    ):
+        stated = os.environ.get(variable, "").split()
+        for name in stated[:1] or names:
+            if program := shutil.which(name):
+                found[language] = program
+                break
+    return found
+
+
+def compiler_version(program: str) -> str:
+    """What a compiler says it is."""
+    try:
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return program
+    return text.partition("\n")[0].strip()
 
 
 def _features() -> frozenset[str]:

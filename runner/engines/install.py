@@ -7,29 +7,22 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from artifact.errors import NotFound, StowageError
+from artifact.errors import NotFound
 from artifact.layout.files import write_atomically
-from runner.engines.host import python_for, this_host
+from runner.engines.host import compiler_version, python_for, this_host
 from runner.engines.installed import RECORD, Installed, choose, folder_name, installed
 from runner.engines.lock import Lock, find_locks
+from runner.engines.packages import InstallFailed, Tell, fill, run
 
 _BUILDING, _REMOVING = ".building-", ".removing-"
 _LIST = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()), sep='\\n')"
 
 
-class InstallFailed(StowageError):
-    """An engine could not be installed. Nothing of it is left."""
-
-    code = "install-failed"
-
-
-def install(
-    wanted: str, variant: str | None, engines: Path, tell: Callable[[str], None], *, anyway: bool = False
-) -> Installed:
+def install(wanted: str, variant: str | None, engines: Path, tell: Tell, *, anyway: bool = False) -> Installed:
     """Install the engine ``NAME[==VERSION]`` into the folder `engines`; one that is there is left as it is.
 
     Raises `NotFound` if no lock file fits, `InstallFailed` if this host cannot run it (unless `anyway`) or a package
@@ -40,10 +33,13 @@ def install(
         pythons = ", ".join(lock.fields["python"] for lock in find_locks(wanted, variant))
         raise InstallFailed(f"{wanted} is locked for Python {pythons}, which is not on PATH (with its venv module)")
     lock, python = fitting[0]
-    obstacles = lock.obstacles(this_host())
+    obstacles = [*lock.obstacles(this_host()), *lock.build_obstacles(this_host())]
     if obstacles and not anyway:
         raise InstallFailed(f"{lock.name} ({lock.variant}) cannot run here: {'; '.join(obstacles)} (--anyway installs)")
     name = folder_name(lock.name, lock.version, lock.variant)
+    there = choose(engines, lock.name, lock.version, [lock.variant])
+    if there is not None:  # complete, so there is no need to wait for another engine's installation
+        return there
     with _locked(engines):
         _clear(engines)
         there = choose(engines, lock.name, lock.version, [lock.variant])
@@ -51,9 +47,9 @@ def install(
             return there
         building, final = engines / f"{_BUILDING}{name}", engines / name
         try:
-            _build(lock, python, building, final, tell)
+            compiler = _build(lock, python, building, final, tell)
             packages = _check(lock, building)
-            item = Installed(lock.name, lock.version, lock.variant, final, lock.identity, packages)
+            item = Installed(lock.name, lock.version, lock.variant, final, lock.identity, packages, compiler)
             write_atomically(building / RECORD, json.dumps(item.to_json(), indent=1).encode())
             os.sync()  # tens of thousands of files: one call costs less than each by itself
             _remove(engines, final)  # a folder of that name without a record
@@ -88,42 +84,17 @@ def matching(wanted: str, variant: str | None, engines: Path) -> list[Installed]
     return found
 
 
-def _build(lock: Lock, python: Path, building: Path, final: Path, tell: Callable[[str], None]) -> None:
+def _build(lock: Lock, python: Path, building: Path, final: Path, tell: Tell) -> str:
+    """Make the environment; return what compiled what is compiled in it. Raises `InstallFailed`."""
     tell(f"installing {lock.name} {lock.version} ({lock.variant}): {len(lock.packages)} packages from {lock.path.name}")
-    if "build" in lock.fields:
-        tell(lock.fields["build"])
-    _run([str(python), "-I", "-m", "venv", str(building)], lock)
-    for number, stage in enumerate(lock.stages):
-        requirements = building / f"stage-{number}.txt"
-        requirements.write_text(stage, encoding="utf-8")
-        _run(
-            [str(building / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             "--no-input", "--no-deps", "--no-build-isolation", "--require-hashes", "-r", str(requirements)],
-            lock,
-        )  # fmt: skip
-        requirements.unlink()
+    program = this_host().compilers.get("C++", "") if lock.cmake else ""
+    compiler = compiler_version(program) if program else ""
+    if lock.cmake:
+        tell(f"{lock.fields['build']}: {compiler}, {lock.cmake}")
+    run([str(python), "-I", "-m", "venv", str(building)], lock, dict(os.environ), lambda _: None)
+    fill(lock, building, tell)
     _rename_inside(building, final)
-
-
-def _run(command: list[str], lock: Lock) -> None:
-    path = f"{Path(command[0]).parent}:{os.environ.get('PATH', os.defpath)}"  # what a first stage brings: cmake, ninja
-    env = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF", **os.environ, "PATH": path}
-    env.pop("PYTHONPATH", None)
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env, check=False)
-    if result.returncode:
-        raise InstallFailed(f"{lock.name} {lock.version} ({lock.variant}): {_cause(result.stdout + result.stderr)}")
-
-
-def _cause(text: str) -> str:
-    """What of pip's words says why."""
-    errors = [line.strip() for line in text.splitlines() if line.strip().lower().startswith("error:")]
-    if any("+cpu" in line and "torch" in line for line in errors):
-        return (
-            "torch's CPU build is at none of the indexes pip is configured for: add the one PyTorch publishes, for "
-            "example with PIP_EXTRA_INDEX_URL"
-        )
-    last = [line.strip() for line in text.splitlines() if line.strip()]
-    return (errors or last or ["the command failed and said nothing"])[-1].removeprefix("ERROR: ")
+    return compiler
 
 
 def _rename_inside(building: Path, final: Path) -> None:

@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[0-9]+")
 @dataclass(frozen=True)
 class Installed:
     """One installed engine. `lock` names the lock file it was installed from and that file's digest; `packages` is what
-    is in it, ``name==version``."""
+    is in it, ``name==version``; `compiler` is what compiled it, if it was compiled here."""
 
     name: str
     version: str
@@ -33,6 +33,7 @@ class Installed:
     folder: Path
     lock: str
     packages: Sequence[str] = ()
+    compiler: str = ""
 
     @property
     def interpreter(self) -> Path:
@@ -43,7 +44,7 @@ class Installed:
         """The record."""
         return {
             "name": self.name, "version": self.version, "variant": self.variant, "lock": self.lock,
-            "packages": list(self.packages),
+            "packages": list(self.packages), "compiler": self.compiler,
         }  # fmt: skip
 
 
@@ -55,8 +56,9 @@ def installed(engines: Path) -> list[Installed]:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 record = json.loads((folder / RECORD).read_bytes())
                 item = Installed(
-                    record["name"], record["version"], record["variant"], folder, record["lock"], record["packages"]
-                )
+                    record["name"], record["version"], record["variant"], folder, record["lock"], record["packages"],
+                    record.get("compiler", ""),
+                )  # fmt: skip
                 if folder.name == folder_name(item.name, item.version, item.variant):
                     found.append(item)
     found.sort(key=lambda item: version_key(item.version), reverse=True)

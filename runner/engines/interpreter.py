@@ -84,4 +84,5 @@ def gpu_environment(gpus: str | None) -> dict[str, str]:
         return {"CUDA_VISIBLE_DEVICES": ""}
     if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{1,3})*", gpus or ""):
         raise InvalidInput(f"--gpus must be all, none or numbers such as 0,1, not {gpus!r}")
-    return {"CUDA_VISIBLE_DEVICES": str(gpus)}
+    # By place on the bus, as nvidia-smi numbers them: CUDA itself would put the fastest first.
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpus)}

@@ -72,7 +72,8 @@ ALLOWED = AllowList(
                         "it makes the engine write or serve files"),
         **dict.fromkeys(("--model-url", "-mu", "--hf-repo", "-hf", "-hfr", "--hf-file", "--hf-token", "--docker-repo",
                          "--mmproj-url", "--rpc"), "it makes the engine use the network"),
-        **dict.fromkeys(("--lora", "--lora-scaled", "--control-vector", "--grammar-file",
+        **dict.fromkeys(("--lora", "--lora-scaled"), "state adapters as --lora before --"),
+        **dict.fromkeys(("--lora-init-without-apply", "--control-vector", "--grammar-file",
                          "--model-draft", "-md", "--json-schema-file", "-jf"),
                         "it loads a file that is not part of the verified model"),
         **dict.fromkeys(("--tools", "--mcp-servers-config", "--webui-mcp-proxy"), "it lets the engine run other code"),
@@ -89,14 +90,15 @@ class LlamaCpp:
     name = "llama.cpp"
     formats = frozenset(("gguf",))
     start_seconds = 600.0
+    adapters_apart = False
 
     def __init__(self, path: Path | None = None, installed: Installed | None = None) -> None:
         self._path = path
         self._installed = installed
 
-    def check_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
-        """`flags` in one canonical spelling. Raises `FlagDenied`."""
-        return ALLOWED.check(flags)
+    def check_flags(self, flags: Sequence[str], *, code: bool = False) -> tuple[str, ...]:
+        """`flags` in one canonical spelling. Raises `FlagDenied`, `FlagNotGranted`."""
+        return ALLOWED.check(flags, code=code)
 
     def command(self, model: Model, options: Options) -> Command:
         """The exact command. Raises `EngineUnavailable`."""
@@ -117,8 +119,9 @@ class LlamaCpp:
             *(("--mmproj", f"{BUNDLE}/{model.projector}") if model.projector else ()),
             "--alias", options.name, "--host", SOCKET,
             "--ctx-size", str(options.context_size * slots), "--parallel", str(parallel),
-            *_template(model, flags), "--jinja", "--fit", "off", "--metrics", "--no-slots", "--no-webui", "--offline",
-            *flags,
+            *_template(model, flags),
+            *(part for item in options.adapters for part in ("--lora", f"{item.folder}/{item.weight}")),
+            "--jinja", "--fit", "off", "--metrics", "--no-slots", "--no-webui", "--offline", *flags,
         ]  # fmt: skip
         env = {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **gpu_environment(options.gpus)}
         rules = Rules(reads=reads, devices=() if options.gpus == "none" else GPU_DEVICES)
@@ -161,7 +164,7 @@ def _binary(path: Path) -> tuple[list[str], str, Sequence[str]]:
     # Its libraries lie beside it, or in a lib folder beside its folder.
     folder = path.resolve().parent
     near = (str(folder), str(folder.parent / "lib")) if folder.name == "bin" else (str(folder),)
-    return [str(path)], _binary_version(path), (str(path), *near)
+    return [str(path)], binary_version(path), (str(path), *near)
 
 
 def _template(model: Model, flags: Sequence[str]) -> tuple[str, ...]:
@@ -178,7 +181,8 @@ def _take(flags: Sequence[str], name: str, default: int) -> tuple[int, tuple[str
     return int(flags[at + 1]), (*flags[:at], *flags[at + 2 :])
 
 
-def _binary_version(path: Path) -> str:
+def binary_version(path: Path) -> str:
+    """What a ``llama-server`` says it is. Raises `EngineUnavailable` if it does not run."""
     try:
         result = subprocess.run([str(path), "--version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:

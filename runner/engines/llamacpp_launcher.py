@@ -51,6 +51,10 @@ def _split(params: Any, text: str) -> None:
     params.tensor_split = shares + [0.0] * (len(params.tensor_split) - len(shares))
 
 
+def _adapter(params: Any, text: str) -> None:
+    params.lora_adapters = [*params.lora_adapters, llama.CommonAdapterLoraInfo(text, 1.0)]
+
+
 def _reranking(params: Any) -> None:
     params.embedding = True
     params.pooling_type = llama.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
@@ -59,6 +63,7 @@ def _reranking(params: Any) -> None:
 VALUED: dict[str, Setter] = {
     "--model": _to("model.path", str),
     "--mmproj": _to("mmproj.path", str),
+    "--lora": _adapter,
     "--alias": _to("model_alias", lambda text: {text}),
     "--host": _to("hostnames", lambda text: [text]),
     "--ctx-size": _to("n_ctx", int),

@@ -71,6 +71,17 @@ class Lock:
         return self.text.split(f"{STAGE}\n")
 
     @property
+    def cmake(self) -> str:
+        """The options with which the last stage is compiled, empty if nothing is."""
+        return self.fields.get("cmake", "")
+
+    @property
+    def cmake_variables(self) -> Sequence[tuple[str, str]]:
+        """Variables of CMake that its options cannot set, because the project's own lists set them again."""
+        pairs = (item.partition("=") for item in self.fields.get("cmake-variables", "").split())
+        return [(name, value) for name, _, value in pairs]
+
+    @property
     def packages(self) -> Sequence[str]:
         """Everything in it, ``name==version``."""
         return [match[0] for line in self.text.splitlines() if (match := _PIN.match(line))]
@@ -90,6 +101,16 @@ class Lock:
         if self.variant == "cuda":
             found += self._gpu_obstacles(host)
         return found
+
+    def build_obstacles(self, host: Host) -> list[str]:
+        """Why this engine cannot be installed on `host`, apart from its `obstacles`: what it is compiled with."""
+        lacking = [name for name in self.fields.get("compilers", "").split() if name not in host.compilers]
+        if not lacking:
+            return []
+        return [
+            f"it is compiled here, and there is no {' and no '.join(f'{name} compiler' for name in lacking)} on PATH: "
+            "install gcc and g++ (or clang), or name them in $CC and $CXX"
+        ]
 
     def _gpu_obstacles(self, host: Host) -> list[str]:
         if not host.driver:

@@ -28,8 +28,8 @@ from runner.engines.lock import LOCKS, STAGE
 @dataclass(frozen=True)
 class Recipe:
     """How an engine is locked. `requirements` take ``{version}``; `apart` is a distribution installed without what it
-    asks for by the names in `without`; `first` is needed to build the rest; `source` names what is only there as
-    source; `fields` say what the engine asks of a host."""
+    asks for by the names in `without`; `source` names what is only there as source and comes last; `first` is needed to
+    build that; `fields` say what the engine asks of a host and how it is compiled."""
 
     requirements: Sequence[str]
     apart: str = ""
@@ -45,7 +45,17 @@ RECIPES = {
         ["llama-cpp-python[server]=={version}"],
         first=["scikit-build-core[pyproject]>=0.9.2", "cmake", "ninja"],
         source=["llama-cpp-python"],
-        fields={"memory-gib": "2", "build": "it is compiled here, which takes minutes and needs a C++ compiler"},
+        fields={
+            "cpu-features": "avx2 fma f16c bmi2",
+            "memory-gib": "2",
+            "build": "it is compiled here, which takes minutes",
+            "compilers": "C C++",
+            # For any processor that has these, not for the one it is compiled on: the same lock file computes the same
+            # everywhere. Projectors and llama.cpp's own programs are left out.
+            "cmake": "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_BMI2=ON "
+            "-DGGML_FMA=ON -DGGML_F16C=ON",
+            "cmake-variables": "LLAMA_BUILD_COMMON=OFF",
+        },
     ),
     # These three fail to import beside torch's CPU build, and serving text needs none of them.
     ("vllm", "cpu"): Recipe(
@@ -81,7 +91,9 @@ def locked(name: str, version: str, variant: str) -> str:
         asked = apart[0]["metadata"].get("requires_dist", [])
         requirements += [item for item in asked if _name(item) not in recipe.without and "extra ==" not in item]
     first = resolve(recipe.first) if recipe.first else []
-    return lock_text(name, version, variant, [first, resolve(requirements, recipe.source) + apart])
+    found = resolve(requirements, recipe.source) + apart
+    compiled = [item for item in found if _name(item["metadata"]["name"]) in recipe.source]
+    return lock_text(name, version, variant, [first, [item for item in found if item not in compiled], compiled])
 
 
 def lock_text(name: str, version: str, variant: str, stages: Sequence[Sequence[Mapping[str, Any]]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from artifact.errors import InvalidInput
-from runner.engines.engine import BUNDLE, SOCKET, Command, EngineUnavailable, Options
+from runner.engines.engine import BUNDLE, SOCKET, AdapterFiles, Command, EngineUnavailable, Options
 from runner.engines.installed import Installed
 from runner.engines.interpreter import (
     Environment,
@@ -16,7 +16,7 @@ from runner.engines.interpreter import (
     own_environment,
 )
 from runner.engines.task import GENERATE
-from runner.engines.vllm_flags import ALLOWED
+from runner.engines.vllm_flags import ALLOWED, LORA_RANKS
 from runner.model import Model
 from runner.sandbox.rules import GPU_DEVICES, Rules
 
@@ -34,14 +34,15 @@ class Vllm:
     name = "vllm"
     formats = frozenset(("safetensors",))
     start_seconds = 1800.0
+    adapters_apart = True
 
     def __init__(self, path: Path | None = None, installed: Installed | None = None) -> None:
         self._path = path
         self._installed = installed
 
-    def check_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
-        """`flags` in one canonical spelling. Raises `FlagDenied`."""
-        return ALLOWED.check(flags)
+    def check_flags(self, flags: Sequence[str], *, code: bool = False) -> tuple[str, ...]:
+        """`flags` in one canonical spelling. Raises `FlagDenied`, `FlagNotGranted`."""
+        return ALLOWED.check(flags, code=code)
 
     def command(self, model: Model, options: Options) -> Command:
         """The exact command. Raises `EngineUnavailable`, and `FlagDenied` for a flag that names a file the model does
@@ -54,6 +55,7 @@ class Vllm:
             "--served-model-name", options.name, "--uds", SOCKET,
             "--max-model-len", str(options.context_size), "--load-format", "safetensors",
             *_template(model, flags),
+            *_adapters(options.adapters, flags),
             *(("--runner", "pooling") if options.task != GENERATE and "--runner" not in flags else ()),
             *(_cpu_memory(flags) if on_cpu else ()),
             *flags,
@@ -90,6 +92,23 @@ def _template(model: Model, flags: Sequence[str]) -> tuple[str, ...]:
     if model.chat_template is None or "--chat-template" in flags:
         return ()
     return ("--chat-template", f"{BUNDLE}/{model.chat_template}")
+
+
+def _adapters(adapters: Sequence[AdapterFiles], flags: Sequence[str]) -> tuple[str, ...]:
+    """What makes adapters known under their names. vLLM wants to know the largest rank beforehand."""
+    if not adapters:
+        return ()
+    if "--lora-modules" in flags:
+        raise InvalidInput("state adapters as --lora, or as --lora-modules if they are the model's own: not as both")
+    largest = max(item.rank for item in adapters)
+    rank = next((size for size in LORA_RANKS if size >= largest), None)
+    if rank is None:
+        raise InvalidInput(f"an adapter has rank {largest}: vLLM takes up to {LORA_RANKS[-1]}")
+    return (
+        *(("--enable-lora",) if "--enable-lora" not in flags else ()),
+        *(("--max-lora-rank", str(rank)) if "--max-lora-rank" not in flags else ()),
+        "--lora-modules", *(f"{item.name}={item.folder}" for item in adapters),
+    )  # fmt: skip
 
 
 def _cpu_memory(flags: Sequence[str]) -> tuple[str, ...]:

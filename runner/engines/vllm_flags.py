@@ -58,6 +58,9 @@ _WORDS = (
     "--response-role", "--sparse-indexer-topk-backend", "--tool-call-parser", "--video-pruning-method",
     "--show-hidden-metrics-for-version", "--lora-target-modules", "--cpu-offload-params", "--offload-params",
 )  # fmt: skip
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The largest ranks of adapters that can be reserved."""
+
 _CHOICES = {
     "--anthropic-disabled-thinking-effort": "auto|high|low|max|medium|none|xhigh",
     "--chat-template-content-format": "auto|string|openai",
@@ -72,7 +75,7 @@ _CHOICES = {
     "--mamba-cache-dtype": "auto|bfloat16|float16|float32",
     "--mamba-cache-mode": "align|none",
     "--mamba-ssm-cache-dtype": "auto|bfloat16|float16|float32",
-    "--max-lora-rank": "1|8|16|32|64|128|256|320|512",
+    "--max-lora-rank": "|".join(map(str, LORA_RANKS)),
     "--mm-encoder-tp-mode": "data|weights",
     "--mm-processor-cache-type": "lru|shm",
     "--mm-processor-device": "auto|cpu",
@@ -102,7 +105,6 @@ DENIED = {
         "--model", "--host", "--port", "--uds", "--served-model-name", "--tokenizer", "--load-format", "--root-path",
         "--headless", "--max-model-len",
     ),
-    "code inside a model is never run: no policy can grant it": ("--trust-remote-code",),
     "clients would choose what the engine renders or loads": (
         "--trust-request-chat-template", "--trust-request-mm-kwargs", "--enable-prompt-embeds", "--enable-mm-embeds",
         "--media-io-kwargs", "--allowed-media-domains", "--allowed-local-media-path", "--enable-trace-replay",
@@ -163,6 +165,7 @@ ALLOWED = AllowList(
         *(Flag(name, "json") for name in _JSON),
         Flag("--gpu-memory-utilization", "float", ("--device-memory-utilization",)),
         Flag("--chat-template", "file"),
+        Flag("--trust-remote-code", "switch", granted=True),
         Flag("--lora-modules", "adapter"),
     ],
     {

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.gateway import DIGEST_HEADER
 from runner.gateway.call import Call
-from runner.gateway.errors import api_error
+from runner.gateway.errors import error_at
 from runner.gateway.metrics import Metrics
 from runner.keys import ADMIN, INFER, SCOPES, Bucket, Key, KeyFile
 
@@ -79,7 +79,7 @@ class Access:
 
     def _refusal(self, method: str, path: str, headers: Mapping[bytes, str], call: Call) -> Response | None:
         if self._loopback and not _from_this_machine(headers):
-            return api_error(403, "this endpoint answers only requests from this machine")
+            return error_at(path, 403, "this endpoint answers only requests from this machine")
         needed = needed_scope(method, path)
         key = self._key(headers) if self._keys is not None else None
         if self._keys is None:
@@ -87,19 +87,20 @@ class Access:
         elif key is not None:
             call.scopes, call.key = frozenset(key.scopes), key.name
         elif needed:
-            response = api_error(401, "a valid API key is needed: Authorization: Bearer stw_…", code="invalid_api_key")
+            message = "a valid API key is needed: Authorization: Bearer stw_…"
+            response = error_at(path, 401, message, code="invalid_api_key")
             response.headers["www-authenticate"] = "Bearer"
             return response
         if needed and needed not in call.scopes and not (method in ("GET", "HEAD") and call.scopes):
-            return api_error(403, f"this needs the scope {needed}", code="insufficient_scope")
-        return self._limited(key) if key is not None else None
+            return error_at(path, 403, f"this needs the scope {needed}", code="insufficient_scope")
+        return self._limited(path, key) if key is not None else None
 
     def _key(self, headers: Mapping[bytes, str]) -> Key | None:
         scheme, _, token = headers.get(b"authorization", "").partition(" ")
         text = token.strip() if scheme.lower() == "bearer" else headers.get(b"x-api-key", "")
         return self._keys.match(text) if self._keys is not None and text else None
 
-    def _limited(self, key: Key) -> Response | None:
+    def _limited(self, path: str, key: Key) -> Response | None:
         if not key.rate:
             return None
         now = time.monotonic()
@@ -110,10 +111,8 @@ class Access:
         wait = bucket.take(now)
         if not wait:
             return None
-        response = api_error(
-            429, f"the key {key.name} may send {key.rate} requests a minute", code="rate_limit_exceeded",
-            type_="rate_limit_error",
-        )  # fmt: skip
+        message = f"the key {key.name} may send {key.rate} requests a minute"
+        response = error_at(path, 429, message, code="rate_limit_exceeded", type_="rate_limit_error")
         response.headers["retry-after"] = str(math.ceil(wait))
         return response
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import shlex
 import shutil
-import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,19 +21,18 @@ from starlette.routing import BaseRoute, Route
 from artifact.errors import InvalidInput, StowageError
 from artifact.reference import Reference
 from artifact.weights.precision import size_label
-from runner.administration import DRAIN, Administration, Busy
+from runner.administration import DRAIN, Administration
 from runner.deployment import State
 from runner.engines.dispatch import DRIVERS
 from runner.fleet import Fleet
 from runner.gateway.call import Call
 from runner.gateway.errors import api_error, status_of
+from runner.gateway.pulling import Pull
 from runner.gateway.relay import whole_body
 from runner.plan import Wishes, served_names
 from runner.pull import absolute
 from runner.report import human_bytes
-from runner.store import StoredModel
-
-_TICK = 0.2
+from runner.store import Store, StoredModel
 
 
 class Docker:
@@ -66,20 +64,16 @@ class Docker:
             text = _text(body, "from")
         except InvalidInput as error:
             return api_error(400, str(error), code=error.code)
-        return StreamingResponse(self._pulling(text), media_type="application/x-ndjson")
+        pull = Pull(self._fleet, self._administration, text)
+        return StreamingResponse(self._pulling(pull), media_type="application/x-ndjson")
 
-    async def _pulling(self, text: str) -> AsyncIterator[bytes]:
-        moved = Moved()
-        work = asyncio.create_task(self._administration.create(text, moved))
+    async def _pulling(self, pull: Pull) -> AsyncIterator[bytes]:
         try:
-            shown = -1
-            while not work.done():
-                await asyncio.wait({work}, timeout=_TICK)
-                if moved.done != shown:
-                    shown = moved.done
-                    yield _line({"type": "progress", "message": f"{human_bytes(shown)} of {human_bytes(moved.total)}",
-                                 "total": moved.total, "pulled": shown})  # fmt: skip
-            deployment = await work
+            async for blobs in pull.changes():
+                total, done = sum(blob.total for blob in blobs), sum(blob.done for blob in blobs)
+                yield _line({"type": "progress", "message": f"{human_bytes(done)} of {human_bytes(total)}",
+                             "total": total, "pulled": done})  # fmt: skip
+            deployment = await pull.deployment()
             message = f"Model pulled successfully: {deployment.name} {deployment.digest}"
             yield _line({"type": "success", "message": message, "digest": str(deployment.digest)})
         except (StowageError, OSError) as error:
@@ -108,24 +102,28 @@ class Docker:
                 await self._administration.delete(item, name)
         except StowageError as error:
             return api_error(status_of(error), str(error), code=error.code)
-        names: list[dict[str, str]] = [{"Untagged": item.name} for item in found if item.name]
-        return JSONResponse([*names, {"Deleted": str(found[0].model.digest)}])
+        digest = found[0].model.digest
+        Call.of(request).digest = str(digest)
+        done: list[dict[str, str]] = [{"Untagged": item.name} for item in found if item.name]
+        if not await self._find(str(digest)):
+            done.append({"Deleted": str(digest)})
+        return JSONResponse(done)
 
     async def _tag(self, request: Request) -> Response:
         found = await self._find(request.path_params["name"])
         if not found:
             return _missing(request.path_params["name"])
+        Call.of(request).digest = str(found[0].model.digest)
         repository, tag = request.query_params.get("repo", ""), request.query_params.get("tag", "")
         try:
-            made = await asyncio.to_thread(self._administration.tag, found[0], repository, tag)
+            target = Reference.parse(f"{repository}:{tag or 'latest'}")
+            await self._administration.tag(found[0], target)
         except StowageError as error:
             return api_error(status_of(error), str(error), code=error.code)
-        return JSONResponse({"message": f"Model tagged successfully with {made}"}, 201)
+        return JSONResponse({"message": f"Model tagged successfully with {target}"}, 201)
 
     async def _find(self, name: str) -> list[StoredModel]:
-        """The stored models a name means: by reference with or without host, tag and digest, or by digest."""
-        models = await asyncio.to_thread(self._administration.store.models)
-        return [item for item in models if name in _names(item)]
+        return await asyncio.to_thread(stored_as, self._administration.store, name)
 
     async def _status(self, _request: Request) -> Response:
         running = {item.plan.command.engine for item in self._fleet.deployments if item.state is State.READY}
@@ -159,11 +157,14 @@ class Docker:
         except InvalidInput as error:
             return api_error(400, str(error), code=error.code)
         backend, names = body.get("backend"), body.get("models") or []
+        if not isinstance(names, list):
+            return api_error(400, "models must be a list of names", param="models")
+        everything = body.get("all") is True or (bool(backend) and not names)
         wanted = [
             item
             for item in self._fleet.deployments
             if item.process is not None
-            and (body.get("all") is True or any(name in item.names for name in names if isinstance(name, str)))
+            and (everything or any(name in item.names for name in names if isinstance(name, str)))
             and (not backend or backend == item.plan.command.engine)
         ]
         for item in wanted:
@@ -176,41 +177,10 @@ class Docker:
             deployment = await self._administration.configure(
                 _text(body, "model"), _wishes(body, request.path_params.get("backend"))
             )
-        except Busy as error:
-            return api_error(409, str(error), code=error.code)
         except StowageError as error:
             return api_error(status_of(error), str(error), code=error.code)
         Call.of(request).digest = str(deployment.digest)
         return JSONResponse({"model": deployment.name, "command": str(deployment.plan.command)}, 202)
-
-
-class Moved:
-    """Counts the bytes of a pull, told from several threads."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.done = 0
-        self._sizes: dict[str, int] = {}
-        self._moved: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def begin(self, name: str, total: int) -> None:
-        """One more blob."""
-        with self._lock:
-            self._sizes[name] = total
-            self.total = sum(self._sizes.values())
-
-    def advance(self, name: str, count: int) -> None:
-        """More bytes of it."""
-        with self._lock:
-            self._moved[name] = self._moved.get(name, 0) + count
-            self.done = sum(self._moved.values())
-
-    def finish(self, name: str, note: str = "") -> None:
-        """All of it."""
-        with self._lock:
-            self._moved[name] = self._sizes.get(name, 0)
-            self.done = sum(self._moved.values())
 
 
 async def _object(request: Request) -> dict[str, Any]:
@@ -256,6 +226,11 @@ def _wishes(body: dict[str, Any], backend: str | None) -> Wishes:
     if context == -1:  # how Docker's client says: the default
         context = None
     return Wishes(backend, context, gpus if isinstance(gpus, str) else None, None, tuple(flags))
+
+
+def stored_as(store: Store, name: str) -> list[StoredModel]:
+    """The stored models that `name` means: by reference with or without host, tag and digest, or by digest."""
+    return [item for item in store.models() if name in _names(item)]
 
 
 def _names(item: StoredModel) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import JSONResponse, Response
 
 from artifact.errors import InvalidInput, NotFound, Refused, StowageError, Unauthorized
+from runner.administration import Busy
 from runner.fleet import Unavailable
 
 
@@ -25,9 +26,14 @@ def plain_error(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status)
 
 
+def error_at(path: str, status: int, message: str, **more: str) -> Response:
+    """An error in the dialect that `path` belongs to; `more` as `api_error` takes it."""
+    return plain_error(status, message) if path.startswith("/api/") else api_error(status, message, **more)
+
+
 def status_of(error: StowageError) -> int:
     """The HTTP status an error has when a request caused it; 503 for what may be different later."""
-    for kind, status in ((NotFound, 404), (Refused, 403), (InvalidInput, 400), (Unauthorized, 401)):
+    for kind, status in ((NotFound, 404), (Refused, 403), (InvalidInput, 400), (Unauthorized, 401), (Busy, 409)):
         if isinstance(error, kind):
             return status
     return 503

@@ -22,6 +22,7 @@ from runner.deployment import Deployment, State
 from runner.fleet import Fleet
 from runner.gateway import translation
 from runner.gateway.call import Call
+from runner.gateway.connection import Connection
 from runner.gateway.errors import plain_error, status_of
 from runner.gateway.openai import offered
 from runner.gateway.relay import Relay, whole_body
@@ -145,7 +146,7 @@ class _Translated(Relay):
         self._name = name
         self._began = time.monotonic_ns()
 
-    async def passed(self, answer: Answer, send: Send) -> None:
+    async def passed(self, answer: Answer, _connection: Connection, send: Send) -> None:
         """Translate the answer: one JSON object, or one line for each event of the stream."""
         if answer.status != 200:
             message = translation.message_of(await answer.read(_LARGEST))
@@ -155,7 +156,7 @@ class _Translated(Relay):
             value = self._asked.whole(whole, self._name, _now(), time.monotonic_ns() - self._began)
             await self._json(200, value, send)
         else:
-            await self.begin(200, [(b"content-type", b"application/x-ndjson")], send)
+            await self.begin(200, [(b"content-type", b"application/x-ndjson")], send, streaming=True)
             transcript = Transcript(self._asked, self._name, self._began)
             async for line in answer.lines():
                 for value in transcript.take(line, _now):
@@ -166,8 +167,12 @@ class _Translated(Relay):
     async def _json(self, status: int, value: dict[str, Any], send: Send) -> None:
         body = json.dumps(value).encode()
         length = (b"content-length", str(len(body)).encode())
-        await self.begin(status, [(b"content-type", b"application/json"), length], send)
+        await self.begin(status, [(b"content-type", b"application/json"), length], send, streaming=False)
         await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def broken_off(self, error: StowageError) -> bytes:
+        """An error as Ollama writes it into a stream."""
+        return json.dumps({"error": str(error)}).encode() + b"\n"
 
 
 async def _line(value: dict[str, Any], send: Send) -> None:

@@ -45,7 +45,8 @@ class OpenAi:
         return [*posts, Route("/rerank", self._forward, methods=["POST"]), *gets]
 
     async def _models(self, _request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [listed(item) for item in offered(self._fleet)]})
+        data = [value for item in offered(self._fleet) for value in (listed(item), *adapters(item))]
+        return JSONResponse({"object": "list", "data": data})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["model"]
@@ -76,8 +77,9 @@ class OpenAi:
         deployment = self._fleet.find(body.get("model") or None)
         if deployment is None:
             return unknown(self._fleet, body.get("model"))
-        if body.get("model") != deployment.name:  # engines know the model by one name only
-            raw = json.dumps({**body, "model": deployment.name}).encode()
+        name = deployment.asked_as(body.get("model"))
+        if body.get("model") != name:  # engines know the model by one name only
+            raw = json.dumps({**body, "model": name}).encode()
         return Relay(self._fleet, deployment, f"/v1/{path}", raw)
 
     def _form(self, path: str, content_type: bytes, raw: bytes) -> Response:
@@ -86,7 +88,7 @@ class OpenAi:
         deployment = self._fleet.find(name or None)
         if deployment is None:
             return unknown(self._fleet, name)
-        if place and name != deployment.name:
+        if place and name != deployment.asked_as(name):
             raw = with_model(raw, place, deployment.name)
         return Relay(self._fleet, deployment, f"/v1/{path}", raw, content_type)
 
@@ -106,6 +108,14 @@ def listed(deployment: Deployment) -> dict[str, Any]:
         "digest": str(deployment.digest),
         "state": deployment.state.value,
     }
+
+
+def adapters(deployment: Deployment) -> list[dict[str, Any]]:
+    """The adapters of a model that a request chooses by name, as ``/v1/models`` lists them."""
+    return [
+        {**listed(deployment), "id": name, "digest": str(digest), "parent": deployment.name}
+        for name, digest in deployment.chosen.items()
+    ]
 
 
 def unknown(fleet: Fleet, name: str | None) -> Response:

@@ -14,7 +14,9 @@ from artifact.errors import StowageError
 from runner.deployment import Deployment
 from runner.fleet import Fleet
 from runner.gateway.call import Call
+from runner.gateway.connection import Connection
 from runner.gateway.errors import engine_error
+from runner.gateway.events import WholeEvents, broken_off
 from runner.gateway.upstream import Answer, UpstreamError
 
 MAX_BODY = 64 * 1024 * 1024
@@ -65,11 +67,12 @@ class Relay(Response):
         self._content_type = content_type
         self._refuse = refuse
         self._begun = False
+        self._streaming = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call.of(scope)
         call.digest = str(self._deployment.digest)
-        relaying = asyncio.ensure_future(self._relay(call, send))
+        relaying = asyncio.ensure_future(self._relay(call, Connection.of(scope), send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,35 +85,59 @@ class Relay(Response):
             return
         if isinstance(error, UpstreamError):
             name = self._deployment.name
-            error = EngineBroken(f"the engine of {name} did not answer: {error}")
+            cause = await self._fleet.cause(self._deployment)
+            error = EngineBroken(f"the engine of {name} failed: {error}{f': {cause.summary}' if cause else ''}")
         if not isinstance(error, StowageError):
             raise error
-        if not self._begun:  # an answer that has begun cannot be unsaid: it is left unfinished, so that it is no answer
+        if not self._begun:
             await self._refuse(error)(scope, receive, send)
+        elif self._streaming:  # what has begun cannot be unsaid: it ends in an error, and stays without an end in HTTP
+            await send({"type": "http.response.body", "body": self.broken_off(error), "more_body": True})
 
-    async def _relay(self, call: Call, send: Send) -> None:
+    async def _relay(self, call: Call, connection: Connection, send: Send) -> None:
         async with self._fleet.using(self._deployment) as upstream:
             headers = ((b"content-type", self._content_type), (b"x-request-id", call.id.encode()))
             answer = await upstream.send("POST", self._target, headers, self._body)
             try:
-                await self.passed(answer, send)
+                await self.passed(answer, connection, send)
             finally:
                 answer.close()
 
-    async def begin(self, status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
-        """Begin the answer to the client."""
-        self._begun = True
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]], send: Send, *, streaming: bool) -> None:
+        """Begin the answer to the client; `streaming` says that it is one to which an error can be added."""
+        self._begun, self._streaming = True, streaming
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def passed(self, answer: Answer, send: Send) -> None:
+    async def passed(self, answer: Answer, connection: Connection, send: Send) -> None:
         """Pass an engine's answer to the client: here, byte by byte as it comes."""
         headers = [header for header in answer.headers if header[0] in _PASSED_UP]
         if answer.header(b"content-type").startswith(b"text/event-stream"):
-            headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        await self.begin(answer.status, headers, send)
-        async for chunk in answer.chunks():
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._events(answer, connection, send)
+            return
+        await self.begin(answer.status, headers, send, streaming=False)
+        while piece := await answer.piece():
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self, answer: Answer, connection: Connection, send: Send) -> None:
+        """Pass a stream of events on: the first as any answer, which counts it, the others straight."""
+        content_type = (b"content-type", answer.header(b"content-type"))
+        headers = [content_type, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        await self.begin(answer.status, headers, send, streaming=True)
+        whole = WholeEvents()
+        if first := whole.take(await answer.piece()):
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+
+        def write(piece: bytes) -> bool:
+            events = whole.take(piece)
+            return connection.write_piece(events) if events else True
+
+        await answer.pour(write, connection.room)
+        await send({"type": "http.response.body", "body": whole.rest(), "more_body": False})
+
+    def broken_off(self, error: StowageError) -> bytes:
+        """What a client gets at the place where an engine stopped in the middle of a stream."""
+        return broken_off(self._target, error)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -7,8 +7,7 @@ that moment is lost. On a unix socket a new one costs next to nothing, and closi
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import cast
 
 import httptools
@@ -30,8 +29,10 @@ class Answer(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self._request = (request, body)
         self._parser = httptools.HttpResponseParser(self)
-        self._chunks: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._size = 0
+        self._sink: Callable[[bytes], bool] | None = None
+        self._full = False
         self._complete = False
         self._error: UpstreamError | None = None
         self._news = asyncio.Event()
@@ -48,14 +49,40 @@ class Answer(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(f"its answer is not HTTP ({error})")
-        if self._size > _HIGH_WATER and self._transport is not None:
+        if self._sink is None:
+            if self._size > _HIGH_WATER:
+                self._pause()
+            self._news.set()
+        else:
+            self._hand_over(self._sink)
+            if self._full or self._complete or self._error:
+                self._news.set()
+
+    def _hand_over(self, sink: Callable[[bytes], bool]) -> None:
+        if self._pieces and not sink(self._taken()):
+            self._full = True
+            self._pause()
+
+    def _taken(self) -> bytes:
+        """All of the body that is there and has not been taken before."""
+        pieces = self._pieces
+        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        return whole
+
+    def _pause(self) -> None:
+        if self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
-        self._news.set()
+
+    def _resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits if the answer is not whole."""
         if not self._complete:
-            self._fail("it closed the connection in the middle of its answer" if self.status else "it did not answer")
+            self._fail("it broke off in the middle of its answer" if self.status else "it did not answer")
         self._news.set()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -72,7 +99,7 @@ class Answer(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        self._chunks.append(body)
+        self._pieces.append(body)
         self._size += len(body)
 
     def on_message_complete(self) -> None:
@@ -96,18 +123,28 @@ class Answer(asyncio.Protocol):
         """A header's value, empty if it is not there."""
         return next((value for key, value in self.headers if key == name), b"")
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body in the pieces in which it comes. Raises `UpstreamError` if it ends too early."""
-        while True:
-            if self._chunks:
-                whole = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-                self._chunks.clear()
-                if self._size > _HIGH_WATER and self._transport is not None:
-                    self._transport.resume_reading()
-                self._size = 0
-                yield whole
-            elif self._complete:
-                return
+    async def piece(self) -> bytes:
+        """The next piece of the body, as it comes; empty at the end. Raises `UpstreamError` if it ends too early."""
+        while not self._pieces:
+            if self._complete:
+                return b""
+            if self._error:
+                raise self._error
+            await self._news.wait()
+            self._news.clear()
+        self._resume()
+        return self._taken()
+
+    async def pour(self, sink: Callable[[bytes], bool], room: Callable[[], Awaitable[None]]) -> None:
+        """Hand the rest of the body to `sink`, each piece at the moment it comes and without waking a task. When `sink`
+        says that it is full, the engine has to wait until `room` returns. Raises `UpstreamError`."""
+        self._sink = sink
+        self._hand_over(sink)
+        while not self._complete or self._full:
+            if self._full:
+                await room()
+                self._full = False
+                self._resume()
             elif self._error:
                 raise self._error
             else:
@@ -117,8 +154,8 @@ class Answer(asyncio.Protocol):
     async def lines(self) -> AsyncIterator[bytes]:
         """The body line by line, without line ends. Raises `UpstreamError`."""
         rest = b""
-        async for chunk in self.chunks():
-            *whole, rest = (rest + chunk).split(b"\n")
+        while piece := await self.piece():
+            *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
                 yield line.rstrip(b"\r")
         if rest:
@@ -127,11 +164,11 @@ class Answer(asyncio.Protocol):
     async def read(self, limit: int = 1 << 62) -> bytes:
         """The whole body. Raises `UpstreamError`, also for one larger than `limit` bytes."""
         pieces, size = [], 0
-        async for chunk in self.chunks():
-            size += len(chunk)
+        while piece := await self.piece():
+            size += len(piece)
             if size > limit:
                 raise UpstreamError(f"its answer is larger than {limit} bytes")
-            pieces.append(chunk)
+            pieces.append(piece)
         return b"".join(pieces)
 
     def close(self) -> None:

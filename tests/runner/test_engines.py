@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +106,115 @@ def test_what_a_killed_installation_left_is_no_engine_and_is_cleared(tmp_path, s
     assert sorted(path.name for path in engines.iterdir()) == [".lock", "test-1.10-cpu"]
     (engines / "test-1.10-cpu").rename(engines / "test-9-cpu")
     assert installed(engines) == []  # a record that is not this folder's
+
+
+BACKEND = """
+import os, sys, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    for step in range(1, 21):
+        print(f"[{step}/20] Building CXX object engine.cpp.o", flush=True)
+    if os.environ.get("STOWAGE_TEST_BROKEN"):
+        print("engine.cpp:3:1: error: 'x' does not name a type", flush=True)
+        sys.exit(1)
+    name = "stowage_test_source-1.0-py3-none-any.whl"
+    built = {key: os.environ.get(key) for key in ("CMAKE_ARGS", "CXXFLAGS", "SOURCE_DATE_EPOCH")}
+    built["CMAKE_ARGS"], _, include = built["CMAKE_ARGS"].partition(" -DCMAKE_PROJECT_INCLUDE=")
+    built["variables"] = open(include).read()
+    info = "stowage_test_source-1.0.dist-info"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as archive:
+        archive.writestr("stowage_test_source.py", f"BUILT = {built!r}\\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: stowage-test-source\\nVersion: 1.0\\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return name
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "stowage-test-source"
+version = "1.0"
+"""
+
+
+@pytest.fixture
+def compiled(shipped, wheel) -> Path:
+    """The same, with an engine besides that is there as source only, compiled by a build backend of its own."""
+    import hashlib
+    import io
+    import tarfile
+
+    path = wheel[0].parent / "stowage_test_source-1.0.tar.gz"
+    files = {"backend.py": BACKEND, "pyproject.toml": PROJECT, "PKG-INFO":
+             "Metadata-Version: 2.1\nName: stowage-test-source\nVersion: 1.0\n"}  # fmt: skip
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"stowage_test_source-1.0/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_lock(
+        shipped, "source", "1.0", f"stowage-test-source==1.0 --hash=sha256:{digest}\n", build="it is compiled here",
+        compilers="C C++", cmake="-DFAST=ON -DNATIVE=OFF", cmake_variables="EXTRA=OFF",
+    )  # fmt: skip
+    return shipped
+
+
+def test_what_is_compiled_is_compiled_as_the_lock_file_says(tmp_path, compiled, monkeypatch):
+    """Not as variables of the environment would have it."""
+    for name, value in (("CMAKE_ARGS", "-DNATIVE=ON"), ("CXXFLAGS", "-march=native"), ("SOURCE_DATE_EPOCH", "1")):
+        monkeypatch.setenv(name, value)
+    told: list[str] = []
+    item = install("source", None, tmp_path / "engines", told.append)
+    ask = "import stowage_test_source as s; print(s.BUILT)"
+    built = subprocess.run([str(item.interpreter), "-I", "-c", ask], capture_output=True, text=True, check=True)
+    expected = {
+        "CMAKE_ARGS": "-DFAST=ON -DNATIVE=OFF", "CXXFLAGS": None, "SOURCE_DATE_EPOCH": None,
+        "variables": "set(EXTRA OFF)\n",
+    }  # fmt: skip
+    assert built.stdout.strip() == str(expected)
+    assert told[1].startswith("it is compiled here: ") and told[1].endswith(", -DFAST=ON -DNATIVE=OFF")
+    steps = [line for line in told if line.startswith("compiling source: ")]
+    assert len(steps) == 10 and steps[-1].endswith("20 of 20")
+    assert item.compiler and installed(tmp_path / "engines")[0].compiler == item.compiler
+    assert not list(item.folder.glob("*.cmake")) + list(item.folder.glob("stage-*"))
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path, compiled, monkeypatch):
+    monkeypatch.setenv("STOWAGE_TEST_BROKEN", "1")
+    with pytest.raises(InstallFailed, match=r"source 1\.0 \(cpu\): engine\.cpp:3:1: error: 'x' does not name a type"):
+        install("source", None, tmp_path / "engines", lambda line: None)
+    assert [path.name for path in (tmp_path / "engines").iterdir()] == [".lock"]
+
+
+def test_without_a_compiler_nothing_is_begun(tmp_path, compiled, monkeypatch):
+    monkeypatch.setattr(installing, "this_host", lambda: HOST)
+    with pytest.raises(
+        InstallFailed, match=r"there is no C compiler and no C\+\+ compiler on PATH: install gcc and g\+\+"
+    ):
+        install("source", None, tmp_path / "engines", lambda line: None)
+    assert not (tmp_path / "engines").exists()
+
+
+def test_the_list_says_what_works_and_why_not(store, tmp_path):
+    (tmp_path / "bin").mkdir()
+    server = tmp_path / "bin" / "llama-server"
+    for script, works in (("echo 'version: 4242 (abc)' >&2", True), ("exit 132", False)):
+        server.write_text(f"#!/bin/sh\n{script}\n")
+        server.chmod(0o755)
+        path = f"{tmp_path}/bin:{BIN}:/usr/bin:/bin"
+        rows = json_of(call(store, "engine", "list", "--json", PATH=path))["engines"]
+        (row,) = (row for row in rows if row["state"] == "on PATH")
+        assert (row["name"], row["works"], bool(row["obstacles"])) == ("llama.cpp", works, not works)
+    engine = store / "engines" / "vllm-9.9-cpu"
+    engine.mkdir(parents=True)
+    record = {"name": "vllm", "version": "9.9", "variant": "cpu", "lock": "x", "packages": []}
+    (engine / "engine.json").write_text(json.dumps(record))
+    rows = json_of(call(store, "engine", "list", "--json"))["engines"]
+    (row,) = (row for row in rows if row["version"] == "9.9")
+    assert row["obstacles"] == ["its Python is gone: remove the engine and install it again"]
 
 
 def test_lock_files_that_do_not_fit(tmp_path, shipped, monkeypatch):

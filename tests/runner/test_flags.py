@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engines import llamacpp, llamacpp_python, vllm_flags
-from runner.engines.flags import FlagDenied
+from runner.engines.flags import FlagDenied, FlagNotGranted
 
 SAMPLES = {
     "int": "1",
@@ -29,7 +29,7 @@ ENGINES = [llamacpp.ALLOWED, llamacpp_python.ALLOWED, vllm_flags.ALLOWED]
 def test_every_listed_flag_passes_in_both_spellings(allowed):
     for flag in allowed.flags:
         if flag.kind == "switch":
-            assert allowed.check([flag.name]) == (flag.name,)
+            assert allowed.check([flag.name], code=flag.granted) == (flag.name,)
             continue
         value = SAMPLES.get(flag.kind, flag.kind.split("|")[0])
         for name in (flag.name, *flag.aliases):
@@ -121,6 +121,9 @@ def test_flags_that_name_files_never_leave_the_model(value):
         llamacpp.ALLOWED.check(["--chat-template-file", value])
 
 
-def test_code_in_a_model_is_never_allowed_to_run():
-    with pytest.raises(FlagDenied, match="no policy can grant it"):
+def test_code_in_a_model_runs_only_where_it_is_granted():
+    with pytest.raises(FlagNotGranted, match="no policy grants that for this model") as refusal:
         vllm_flags.ALLOWED.check(["--trust-remote-code"])
+    assert refusal.value.exit_code == 3
+    assert vllm_flags.ALLOWED.check(["--trust-remote-code"], code=True) == ("--trust-remote-code",)
+    assert [flag.name for flag in vllm_flags.ALLOWED.flags if flag.granted] == ["--trust-remote-code"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,26 @@ import openai
 import pytest
 
 from runner.gateway import DIGEST_HEADER
-from tests.runner.commands import Serving, call, chat_request, error_line, free_port, json_of, processes_in, wait_until
+from tests.runner.commands import (
+    Serving,
+    call,
+    chat_request,
+    error_line,
+    free_port,
+    is_healthy,
+    json_of,
+    processes_in,
+    wait_until,
+)
+from tests.runner.encoders import encoders
 
 pytestmark = pytest.mark.engine
 
 
 class Keyed:
     """A runner that asks for keys, and a key of each kind."""
+
+    flags = ("--embeddings", "--pooling", "mean", "--n-predict", "64")
 
     def __init__(self, folder: Path, reference: str) -> None:
         self.reference = reference
@@ -29,9 +43,7 @@ class Keyed:
         self.admin = call(
             self.store, "key", "add", "root", "--scope", "admin", "--scope", "infer", "--keys", str(self.keys)
         ).stdout.strip()
-        self.serving = Serving(
-            self.store, reference, "--keys", str(self.keys), "--", "--embeddings", "--pooling", "mean"
-        ).wait_ready()
+        self.serving = Serving(self.store, reference, "--keys", str(self.keys), "--", *self.flags).wait_ready()
 
     def client(self, key: str) -> httpx.Client:
         """A client with a key, or without one."""
@@ -64,8 +76,10 @@ def test_keys_and_scopes(keyed):
         for method, path in (
             ("POST", "/models/create"), ("DELETE", f"/models/{keyed.reference}"), ("POST", "/engines/unload"),
             ("POST", "/engines/_configure"), ("POST", "/models/x/tag"), ("POST", "/engines/v1/other"),
+            ("POST", "/api/pull"), ("POST", "/api/copy"), ("DELETE", "/api/delete"), ("POST", "/api/create"),
         ):  # fmt: skip
             assert client.request(method, path, json={}).status_code == 403, path
+        assert client.post("/api/pull", json={}).json() == {"error": "this needs the scope admin"}
         assert client.get("/models").status_code == 200
 
 
@@ -90,6 +104,23 @@ def test_a_key_has_a_rate(keyed):
     call(keyed.store, "key", "remove", "slow", "--keys", str(keyed.keys))
 
 
+def test_run_asks_a_runner_with_keys_only_with_a_key(keyed):
+    def run(*options: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = ("run", keyed.reference, "hi", "--json", *options, "--", *keyed.flags)
+        return call(keyed.store, *command, status=status, **environment)
+
+    before = keyed.serving.engine_metric("llamacpp:tokens_predicted_total")
+    for result in (run(RUNNER_API_KEY=keyed.infer), run("--api-key", keyed.admin)):
+        assert json_of(result)["digest"] == digest(keyed)
+        assert keyed.infer not in result.stdout + result.stderr
+        assert "llamacpp_launcher" not in result.stderr  # no engine of its own
+    assert keyed.serving.engine_metric("llamacpp:tokens_predicted_total") > before
+    assert "RUNNER_API_KEY" in error_line(run(status=1, RUNNER_API_KEY="stw_0_0"))
+    logs = b"".join(path.read_bytes() for path in (keyed.store / "logs").iterdir())
+    for secret in (keyed.infer, keyed.admin):
+        assert secret not in keyed.serving.stderr() + logs.decode(errors="replace")
+
+
 def test_other_interfaces_need_keys_or_a_word(store, gguf_reference):
     result = call(store, "serve", gguf_reference, "--listen", "0.0.0.0:0", status=2)
     assert "--insecure" in error_line(result)
@@ -102,7 +133,7 @@ def test_without_keys_strangers_may_use_models_and_change_nothing(serve, gguf_re
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     serve(gguf_reference, "--lazy", "--insecure", "--listen", f"0.0.0.0:{port}")
-    wait_until(lambda: healthy(url), 60)
+    wait_until(lambda: is_healthy(url), 60)
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == gguf_reference
     for path in ("/engines/unload", "/engines/_configure", "/models/create"):
         assert httpx.post(f"{url}{path}", json={}).status_code == 403
@@ -155,6 +186,29 @@ def test_what_an_engine_refuses_comes_through(keyed):
     assert sound.headers[DIGEST_HEADER] == digest(keyed)
 
 
+def test_rankers_and_embedders(serve, tmp_path):
+    embedder, ranker = encoders(tmp_path)
+    serving = serve(ranker, embedder, "--lazy").wait_ready()
+    with httpx.Client(base_url=serving.url, timeout=60) as client:
+        configured = client.post("/engines/_configure", json={"model": ranker, "mode": "reranking"})
+        assert configured.status_code == 202, configured.text
+        documents = ["b c", "d", "a b"]
+        for path in ("/rerank", "/v1/rerank", "/engines/llama.cpp/v1/rerank"):
+            body = {"model": ranker, "query": "a b", "documents": documents, "top_n": 2}
+            answer = client.post(path, json=body)
+            assert answer.headers[DIGEST_HEADER] == configured.headers[DIGEST_HEADER]
+            scores = [row["relevance_score"] for row in answer.json()["results"]]
+            assert len(scores) == 2
+            assert scores == sorted(scores, reverse=True)
+    client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", timeout=60)
+    first, second = (row.embedding for row in client.embeddings.create(model=embedder, input=["a b", "c"]).data)
+    assert len(first) == len(second) == 64
+    assert first != second
+    asked = ollama.Client(host=serving.url, timeout=60)
+    assert asked.embed(embedder, "a b").embeddings[0] == pytest.approx(first, abs=1e-3)
+    assert asked.embeddings(embedder, "a b").embedding == pytest.approx(first, abs=1e-3)
+
+
 def test_ollama_client(keyed):
     client = ollama.Client(host=keyed.serving.url, headers={"Authorization": f"Bearer {keyed.infer}"})
     (listed,) = client.list().models
@@ -194,57 +248,6 @@ def test_metrics_of_gateway_and_engine_carry_the_digest(keyed):
     assert any(line.startswith("stowage_requests_total{") and 'status="200"' in line for line in samples)
     assert any(line.startswith("stowage_first_byte_seconds_bucket{") for line in samples)
     assert any('state="ready"' in line and line.endswith(" 1.0") for line in samples)
-
-
-def test_docker_routes(serve, store, gguf_reference):
-    serving = serve(gguf_reference).wait_ready()
-    expected = json_of(call(store, "ps", "--json"))[0]["models"][0]["digest"]
-    with httpx.Client(base_url=serving.url, timeout=60) as client:
-        (model,) = client.get("/models").json()
-        assert (model["id"], model["tags"], model["config"]["format"]) == (expected, [gguf_reference], "gguf")
-        assert client.get(f"/models/{gguf_reference}").headers[DIGEST_HEADER] == expected
-        assert client.get("/models/other").status_code == 404
-        assert client.get("/engines/status").json()["llama.cpp"] == "running"
-        assert client.get("/engines/ps").json()[0]["model_name"] == gguf_reference
-        assert client.get("/engines/df").json()["models_disk_usage"] > 1000
-        wrong = f"{gguf_reference}@sha256:{'0' * 64}"
-        for text, code in ((wrong, "digest-mismatch"), ("127.0.0.1:9/none/such:v1", "unreachable"), ("A B", "invalid")):
-            last = json.loads(client.post("/models/create", json={"from": text}).text.splitlines()[-1])
-            assert (last["type"], last["code"].startswith(code)) == ("error", True), last
-        made = client.post("/models/create", json={"from": gguf_reference}).text.splitlines()
-        assert json.loads(made[-1])["type"] == "success"
-        tagged = client.post(f"/models/{gguf_reference}/tag", params={"repo": "team/tiny", "tag": "v1"})
-        assert tagged.status_code == 201
-        assert len(client.get("/models").json()[0]["tags"]) == 2
-
-        configure = {"model": gguf_reference, "context-size": 512, "runtime-flags": ["--parallel", "2"]}
-        evil = {"model": gguf_reference, "runtime-flags": ["--log-file", "/tmp/x"]}
-        refused = client.post("/engines/_configure", json=evil)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "flag-denied")
-        tensor = {"model": gguf_reference, "runtime-flags": ["--tensor-parallel-size", "2"]}
-        assert client.post("/engines/llama.cpp/_configure", json=tensor).status_code == 400
-        answer = client.post("/engines/llama.cpp/_configure", json=configure)
-        assert answer.status_code == 202, answer.text
-        assert "--ctx-size 1024 --parallel 2" in answer.json()["command"]
-        assert client.get("/engines/ps").json() == []
-        assert client.post("/engines/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
-        assert client.post("/engines/unload", json={"models": [gguf_reference]}).json() == {"unloaded_runners": 1}
-    serving.stop()
-    serve("--resume", "--listen", f"127.0.0.1:{serving.port}")
-    wait_until(lambda: healthy(serving.url), 30)
-    with httpx.Client(base_url=serving.url, timeout=60) as client:
-        assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
-        assert "--ctx-size 1024" in json_of(call(store, "ps", "--json"))[0]["models"][0]["command"]
-        deleted = client.delete(f"/models/{gguf_reference}")
-        assert deleted.json()[-1] == {"Deleted": expected}
-        assert client.get("/v1/models").json()["data"] == []
-
-
-def healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_a_cancelled_request_reaches_the_engine_in_every_dialect(serve, gguf_reference):

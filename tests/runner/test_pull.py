@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from artifact import mediatypes
@@ -15,7 +20,7 @@ from artifact.reference import Reference
 from supplychain import keys
 from supplychain.keys import PrivateKey
 from supplychain.sign import sign
-from tests.runner.commands import BIN, call, environment, error_line, json_of
+from tests.runner.commands import BIN, call, environment, error_line, json_of, packager, wait_until
 from tests.runner.crafted import blob, flip_byte, model_of, safetensors_bytes
 
 
@@ -185,6 +190,72 @@ def test_two_pulls_at_once_make_one_model(store, gguf_reference):
     assert len({out for out, _ in outputs}) == 1
     assert len(json_of(call(store, "list", "--json"))) == 1
     assert len(list((store / "bundles" / "sha256").iterdir())) == 1
+    assert not list((store / "ingest").iterdir())
+
+
+class Halves(http.server.ThreadingHTTPServer):
+    """A front of a registry that passes everything on, but while it `stalls` only the first half of what is large."""
+
+    def __init__(self, registry: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Half)
+        self.registry = registry
+        self.stalls, self.stalled, self.go_on = True, threading.Event(), threading.Event()
+
+
+class _Half(http.server.BaseHTTPRequestHandler):
+    server: Halves
+
+    def do_GET(self) -> None:
+        asked = {name: value for name, value in self.headers.items() if name.lower() in ("accept", "range")}
+        answer = httpx.request(self.command, f"{self.server.registry}{self.path}", headers=asked, timeout=60)
+        self.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name not in ("connection", "date", "server", "transfer-encoding"):
+                self.send_header(name, value)
+        self.end_headers()
+        data = answer.content
+        if self.server.stalls and len(data) > 100_000:
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.server.stalled.set()
+            self.server.go_on.wait(120)
+        else:
+            self.wfile.write(data)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def halves(session_registries: Callable[..., Any], tmp_path: Path) -> Iterator[Halves]:
+    """A registry behind a front that stalls."""
+    front = Halves(session_registries(tmp_path / "registry-data").url)
+    thread = threading.Thread(target=front.serve_forever)
+    thread.start()
+    yield front
+    front.go_on.set()
+    front.shutdown()
+    thread.join()
+    front.server_close()
+
+
+def test_a_pull_that_was_killed_can_be_done_again(store, gguf_reference, halves, tmp_path):
+    tag = gguf_reference.rpartition(":")[2]
+    name = f"{halves.registry.removeprefix('http://')}/team/model:{tag}"
+    packager(tmp_path / "packing", "copy", gguf_reference, name)
+    through = f"127.0.0.1:{halves.server_address[1]}/team/model:{tag}"
+    first = subprocess.Popen([BIN / "runner", "pull", through], env=environment(store), stderr=subprocess.DEVNULL)
+    assert halves.stalled.wait(60)
+    wait_until(lambda: any(path.stat().st_size for path in (store / "ingest").iterdir()))
+    first.kill()
+    first.wait()
+    assert json_of(call(store, "list", "--json")) == []
+    halves.stalls = False
+    assert call(store, "pull", through).stdout.startswith(through.removesuffix(f":{tag}") + "@sha256:")
+    assert [item["name"] for item in json_of(call(store, "list", "--json"))] == [through]
+    call(store, "fsck")
     assert not list((store / "ingest").iterdir())
 
 

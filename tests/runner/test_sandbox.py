@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from runner.engines.engine import Command
 from runner.sandbox import landlock, namespaces, seccomp
 from runner.sandbox.rules import Confinement, Rules
 from runner.supervise import EngineFailed, EngineProcess
-from tests.runner.commands import call, json_of, wait_until
+from tests.runner.commands import BIN, call, chat_request, environment, free_port, json_of, wait_until
 
 pytestmark = pytest.mark.skipif(
     landlock.abi() < 4 or not namespaces.available(), reason="this kernel has no Landlock ABI 4 or no user namespaces"
@@ -233,3 +234,59 @@ def test_inspect_ps_and_the_log_say_what_is_in_force(serve, store, gguf_referenc
     assert "# sandbox: its own files only (Landlock" in log.read_text(errors="replace")
     call(store, "inspect", gguf_reference, "--sandbox", "some", status=0)
     assert "--sandbox must be" in call(store, "serve", gguf_reference, "--sandbox", "some", status=2).stderr
+
+
+def in_force(store: Path) -> list[str]:
+    """What holds each engine that runs."""
+    models = [model for run in json_of(call(store, "ps", "--json")) for model in run["models"]]
+    return [model["sandbox"] for model in models if model["state"] == "ready"]
+
+
+@pytest.mark.engine
+def test_models_that_come_later_get_the_sandbox_the_runner_was_started_with(serve, store, gguf_reference):
+    serving = serve("--sandbox", "off").wait_ready()
+    with httpx.Client(base_url=serving.url, timeout=120) as client:
+        made = client.post("/models/create", json={"from": gguf_reference})
+        assert json.loads(made.text.splitlines()[-1])["type"] == "success", made.text
+        for ask in range(2):
+            assert client.post("/v1/chat/completions", json=chat_request(model=gguf_reference)).status_code == 200
+            (held,) = in_force(store)
+            assert "switched off" in held
+            if not ask:
+                stated = {"model": gguf_reference, "context-size": 128}
+                assert client.post("/engines/_configure", json=stated).status_code == 202
+
+
+@pytest.mark.engine
+def test_compose_models_get_the_sandbox_that_is_stated_and_a_change_counts(store, gguf_reference, tmp_path):
+    file = tmp_path / "compose.yaml"
+    file.write_text(f"models: {{llm: {{model: '{gguf_reference}', context_size: 64}}}}\n")
+    up = ("up", "-f", str(file), "--listen", f"127.0.0.1:{free_port()}", "--json")
+    try:
+        assert len(json_of(call(store, *up, "--sandbox", "off"))["started"]) == 1
+        assert "switched off" in in_force(store)[0]
+        assert len(json_of(call(store, *up, "--sandbox", "off"))["unchanged"]) == 1
+        assert len(json_of(call(store, *up, STOWAGE_SANDBOX="required"))["started"]) == 1
+        (held,) = in_force(store)
+        assert "Landlock" in held and "not in force" not in held
+    finally:
+        call(store, "down", "-f", str(file))
+
+
+@pytest.mark.engine
+def test_docker_compose_models_get_the_sandbox_of_the_environment(store, gguf_reference):
+    env = environment(store, STOWAGE_SANDBOX="off", STOWAGE_MODEL_LISTEN=f"127.0.0.1:{free_port()}")
+    command = [str(BIN / "docker-model"), "configure", "--context-size", "64", gguf_reference]
+    try:
+        subprocess.run(command, env=env, check=True, timeout=120, capture_output=True)
+        (held,) = in_force(store)
+        assert "switched off" in held
+    finally:
+        call(store, "stop")
+
+
+def test_no_other_word_is_a_sandbox(store, gguf_reference):
+    for arguments in (("serve", gguf_reference), ("run", gguf_reference, "hi")):
+        assert (
+            "--sandbox must be auto, required, off" in call(store, *arguments, status=2, STOWAGE_SANDBOX="some").stderr
+        )

@@ -7,10 +7,11 @@ import signal
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from artifact.layout import LayoutRepository
-from tests.runner.commands import call, chat_request, error_line, json_of, packager, processes_in, wait_until
+from tests.runner.commands import BIN, call, chat_request, error_line, json_of, packager, processes_in, wait_until
 from tests.runner.crafted import file_layer, gguf_without_tensors_it_needs, push_model
 
 pytestmark = pytest.mark.engine
@@ -44,6 +45,31 @@ def test_a_crashed_engine_is_started_again_and_given_up_in_the_end(serve, store,
     os.kill(max(processes_in(store)), signal.SIGSEGV)
     assert serving.process.wait(60) == 1
     assert serving.stderr().splitlines()[-1].startswith("error: llama.cpp was killed by signal 11 while serving")
+
+
+def test_a_crash_in_the_middle_of_a_stream_is_told_and_the_next_request_is_answered(serve, store, gguf_reference):
+    serving = serve(gguf_reference).wait_ready()
+    client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", timeout=120, max_retries=0)
+    streams = [
+        client.chat.completions.create(
+            model=gguf_reference, stream=True, max_tokens=4000, extra_body={"ignore_eos": True},
+            messages=[{"role": "user", "content": "hi"}],
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for stream in streams:
+        assert next(stream).choices
+    os.kill(max(processes_in(store)), signal.SIGSEGV)
+    for stream in streams:
+        with pytest.raises(openai.APIError, match=r"llama\.cpp was killed by signal 11 while serving") as broken:
+            list(stream)
+        assert broken.value.code == "engine-broken"
+    (model,) = json_of(call(store, "ps", "--json"))[0]["models"]
+    assert "killed by signal 11" in model["failure"]
+    wait_until(lambda: states(store) == {gguf_reference: "ready"}, 60)
+    assert ask(serving.url, gguf_reference).status_code == 200
+    log = call(store, "logs", gguf_reference, "-n", "2000").stdout
+    assert log.count("$ env -i") == 2  # the first engine's, and that of the one after it
 
 
 def test_what_cannot_be_loaded_is_told_to_who_asks(serve, store, tmp_path):
@@ -92,6 +118,34 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(store, gguf_reference)
     assert "it needs 96.4 MiB (3.2 MiB weights + " in line
     assert "1.0 MiB are free of the 1.0 MiB that --memory allows" in line
     assert not processes_in(store)
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path) -> str:
+    """A PATH with an ``nvidia-smi`` that knows two GPUs: one empty, one with 50 MiB left."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '0, 81000'\necho '1, 50'\n")
+    program.chmod(0o755)
+    return f"{tmp_path}/bin:{BIN}:/usr/bin:/bin"
+
+
+def test_gpu_memory_is_counted_on_the_gpus_that_were_chosen(serve, store, gguf_reference, two_gpus):
+    layers = ("--", "--n-gpu-layers", "99")
+    listen = ("--listen", "127.0.0.1:0")
+    short = call(store, "serve", gguf_reference, *listen, "--gpus", "1", *layers, status=1, PATH=two_gpus)
+    assert "and 50.0 MiB on GPU 1 are free" in error_line(short).replace("50.00", "50.0")
+    absent = call(store, "serve", gguf_reference, *listen, "--gpus", "0,4", *layers, status=1, PATH=two_gpus)
+    assert "--gpus 0,4: there is no GPU 4 here, only 0, 1" in error_line(absent)
+    for gpus in ("0", "all"):
+        serving = serve(gguf_reference, "--gpus", gpus, *layers, PATH=two_gpus).wait_ready()
+        assert ask(serving.url, gguf_reference).status_code == 200
+        serving.stop()
+    one = call(
+        store, "serve", gguf_reference, *listen, "--gpus", "1,0", *layers, "--split-mode", "none", status=1,
+        PATH=two_gpus,
+    )  # fmt: skip
+    assert "on GPU 1 are free" in error_line(one)
 
 
 def test_a_runner_serves_again_what_it_served(serve, store, gguf_reference):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from artifact.reference import Reference
-from runner.completion import complete_reference
+from runner.completion import complete_reference, join_words
 from runner.store import Store
 from runner.store_commands import seconds, size
-from tests.runner.commands import call, error_line, json_of
+from tests.runner.commands import call, environment, error_line, json_of
 from tests.runner.crafted import flip_byte, model_of, safetensors_bytes
 
 OLD = time.time() - 30 * 86400
@@ -114,6 +118,7 @@ def test_the_system_store_is_read_and_never_written(store, pull, tmp_path):
     (tmp_path / "shared").rename(tmp_path / "gone")  # nothing is fetched
     call(store, "inspect", reference, **shown)
     assert "not in the store" in error_line(call(store, "rm", reference, status=1))
+    assert "is in the system's store" in error_line(call(store, "rm", reference, status=1, **shown))
     assert json_of(call(store, "prune", "--older-than", "1s", "--json", **shown))["models"] == []
     call(store, "save", reference, str(tmp_path / "m.tar"), **shown)
     assert call(store, "load", str(tmp_path / "m.tar"), **shown).stdout
@@ -133,12 +138,43 @@ def test_a_system_model_is_used_where_it_lies(store, pull, tmp_path, monkeypatch
     assert Store(store).find(reference) is None
 
 
+def offered(store: Path, *words: str) -> list[str]:
+    """What the installed script offers in bash for the last of `words`, which are broken as bash breaks them."""
+    script = """
+source "$HOME/.bash_completions/runner.sh"
+COMP_WORDS=(runner "$@") COMP_CWORD=$#
+_runner_completion runner
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *words], env=environment(store), capture_output=True, text=True, check=True
+    )
+    assert not done.stderr
+    return done.stdout.split()
+
+
+@given(st.lists(st.text(alphabet="a:@=-/", min_size=1), min_size=1))
+def test_words_are_put_together_as_they_were_typed(typed):
+    broken = [re.findall(r"[:@=]+|[^:@=]+", word) for word in typed]
+    words = ["runner", "x", *(piece for pieces in broken for piece in pieces)]
+    expected = re.split(" ", re.sub(r" ?([:@=]+) ?", r"\1", " ".join(["x", *words[2:]])))
+    joined, at = join_words(words, len(words) - 1)
+    assert joined == ["runner", *expected]
+    assert at == len(joined) - 1
+
+
 def test_the_shell_is_offered_what_is_stored(store, pull, monkeypatch):
     reference = pull("one")
     monkeypatch.setenv("STOWAGE_STORE", str(store))
     assert complete_reference("") == [reference]
     assert complete_reference("other") == []
-    more = {"_RUNNER_COMPLETE": "complete_bash", "COMP_WORDS": "runner rm oci", "COMP_CWORD": "2"}
-    assert reference in call(store, **more).stdout
+    script = "runner --install-completion; exit $?"  # asked by bash, which it looks for among its parents
+    subprocess.run(["bash", "-c", script], env=environment(store), check=True, timeout=60)
+    place, colon, tag = reference.removeprefix("oci:").partition(":")
+    for command in ("run", "serve", "rm", "stop", "logs"):
+        assert offered(store, command, "oci", ":", place[:-1]) == [f"{place}:{tag}"]
+    assert offered(store, "stop", "other", "oci", ":", place, colon) == [tag]
+    assert offered(store, "stop", "oc") == [reference]
+    assert offered(store, "sto") == ["stop"]
     (store / "index.json").write_text("{")
     assert complete_reference("") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 from runner.engines import vllm_flags
 from runner.engines.installed import choose
+from tests.runner.adapters import peft_adapter, push_adapter
+from tests.runner.code import MARK, make_key, pack_model_with_code, write_policy
+from tests.runner.code import packager as signing
 from tests.runner.commands import call, error_line, json_of, packager
 from tests.runner.engines import installed_engines
 
@@ -95,6 +99,38 @@ def test_vllm_says_why_it_cannot_start(serve, store, engines, safetensors_refere
     assert "vllm stopped with 1 while loading the model: ValueError: " in line
     assert "not enough memory: state a smaller --context-size" in line
     assert "Traceback" not in serving.stderr().partition("its last lines")[0]
+
+
+def test_an_adapter_is_asked_for_by_name_and_granted_code_runs(serve, store, engines, tmp_path):
+    """One start of vLLM for both: a model whose config is its own Python, and a LoRA adapter for it."""
+    make_key(tmp_path)
+    base = pack_model_with_code(tmp_path)
+    policy = write_policy(tmp_path, "granting", ", allow: [trust_remote_code]")
+    store.mkdir()
+    (store / "engines").symlink_to(engines)
+    pulled = json_of(call(store, "pull", base, "--policy", str(policy), "--json"))
+    config = json.loads((Path(pulled["bundle"]) / "config.json").read_text())
+    weights, stated = peft_adapter(config, size=4.0)
+    files = {"adapter_model.safetensors": weights, "adapter_config.json": stated}
+    adapter = push_adapter(tmp_path / "adapter", files, pulled["digest"])
+    signing(tmp_path, "sign", adapter, "--key", str(tmp_path / "key.key"))
+    serving = serve(
+        base, "--policy", str(policy), "--sandbox", "required", "--lora", f"speech={adapter}", "--context-size", "256",
+        "--", "--trust-remote-code", *FLAGS,
+    ).wait_ready(900)  # fmt: skip
+    client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", timeout=240)
+    listed = {item.id: item for item in client.models.list().data}
+    name = base
+    assert set(listed) == {name, "speech"}
+    assert listed["speech"].parent == name and listed["speech"].digest != listed[name].digest
+
+    def completed(model: str) -> str:
+        answer = client.completions.create(model=model, prompt="The capital", max_tokens=12, temperature=0)
+        return answer.choices[0].text
+
+    assert completed(name) != completed("speech")
+    assert completed(name) == completed(name)
+    assert MARK in call(store, "logs", base, "-n", "2000").stdout
 
 
 def test_every_option_of_this_version_is_on_a_list(engines, tmp_path):

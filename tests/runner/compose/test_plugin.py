@@ -86,7 +86,9 @@ def test_ls_and_status_write_nothing_but_json(plugin, local):
     inside = "http://172.17.0.1:12434/engines/v1/"
     assert json.loads(plugin("status", "--json", merged=True, STOWAGE_MODEL_ENDPOINT=inside))["endpoint"] == inside
     models = {tag: model for model in json.loads(plugin("ls", "--json", merged=True)) for tag in model["tags"]}
-    assert set(models) == {"ai/tiny", "ai/tiny:latest", "ai/other", "ai/other:latest"}
+    assert {name for name in models if "@" not in name} == {"ai/tiny", "ai/tiny:latest", "ai/other", "ai/other:latest"}
+    for pinned in (f"{local}@{models[local]['id']}", f"{local}:latest@{models[local]['id']}"):
+        assert models[pinned] == models[local]
     assert models[local]["id"].startswith("sha256:")
     assert isinstance(models[local]["created"], int)
     assert models[local]["config"]["format"] == "gguf"
@@ -135,7 +137,7 @@ def test_the_provider_serves_until_it_goes_down(plugin, local, store):
     assert metadata["description"]
     required = {item["name"]: item["required"] for item in metadata["up"]["parameters"]}
     assert required == {"model": True, "context-size": False, "runtime-flags": False, "driver": False, "gpus": False}
-    assert metadata["down"] == {"parameters": []}
+    assert metadata["down"] == metadata["stop"] == {"parameters": []}
 
     project = ("compose", "--project-name=shop")
     told = plugin.messages(*project, "up", "--model=ai/tiny", "--context-size=64", "--runtime-flags=--temp 0", "llm")
@@ -150,6 +152,10 @@ def test_the_provider_serves_until_it_goes_down(plugin, local, store):
     assert len(running(store)[0].models) == 2
     plugin.messages(*project, "down", "llm")
     assert [model.name for model in running(store)[0].models] == ["ai/other:latest"]
+    plugin.messages("compose", "--project-name=other", "stop", "llm")
+    assert running(store) == []
+    plugin.messages("compose", "--project-name=other", "up", "--model=ai/other", "llm")
+    assert plugin.ask("ai/other").status_code == 200
     plugin.messages("compose", "--project-name=other", "down", "llm")
     assert running(store) == []
     plugin.messages("compose", "--project-name=other", "down", "llm")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ import pytest
 
 from artifact.layout import LayoutRepository
 from runner.compose.dotenv import parse
-from tests.runner.commands import BIN, call, chat_request, environment, error_line, free_port, json_of, wait_until
+from tests.runner.commands import (
+    BIN,
+    call,
+    chat_request,
+    environment,
+    error_line,
+    free_port,
+    json_of,
+    processes_in,
+    wait_until,
+)  # fmt: skip
 
 TWO = """
 services:
@@ -41,16 +52,16 @@ def digest(layout: Path, tag: str) -> str:
     return str(LayoutRepository(layout).resolve(tag).digest)
 
 
-def engines(store: Path) -> dict[str, float]:
-    """The engines that run, by model, with the time each began."""
+def engines(store: Path) -> dict[str, list[int]]:
+    """The processes of the engines that run (each with its guard), by the tag of the model."""
     (run,) = json_of(call(store, "ps", "--json"))
-    found = {}
-    for socket in (store / "run").glob("*/engines/*/engine.sock"):
-        digest = socket.parent.name.partition("-")[0]
+    found: dict[str, list[int]] = {}
+    for folder in (store / "run").glob("*/engines/*"):
+        digest = folder.name.partition("-")[0]
         name = next((model["name"] for model in run["models"] if digest in model["digest"]), "")
-        tag = name.rpartition(":")[2]
-        found[tag] = max(found.get(tag, 0.0), socket.stat().st_ctime)  # one that was stopped leaves its socket
-    return {tag: began for tag, began in found.items() if tag}
+        if pids := processes_in(folder):
+            found[name.rpartition(":")[2]] = sorted(pids)
+    return found
 
 
 @pytest.mark.engine
@@ -80,17 +91,86 @@ def test_up_changes_only_what_differs(store, compose, small_models):
     assert (third["started"], third["unchanged"]) == ([digest(small_models, "one")], [digest(small_models, "two")])
     now = engines(store)
     assert now["two"] == began["two"]
-    assert now["one"] > began["one"]
+    assert not {*now["one"]} & {*began["one"]}
 
     compose(f"models: {{llm: {{model: 'oci:{small_models}:two', driver: llama.cpp, context_size: 64, gpus: none}}}}")
     fourth = up(store, file)
     assert (fourth["stopped"], fourth["unchanged"]) == ([digest(small_models, "one")], [digest(small_models, "two")])
-    assert list(engines(store).values()) == [began["two"]]
+    assert engines(store) == {"two": began["two"]}
 
     call(store, "down", "-f", str(file))
     assert json_of(call(store, "ps", "--json")) == []
     assert (file.parent / ".env").read_text() == "MINE=1\n"
     assert "nothing runs" in call(store, "down", "-f", str(file)).stderr
+    assert list((store / "compose").iterdir()) == []
+    assert not processes_in(store)
+
+
+@pytest.mark.engine
+def test_an_up_that_was_killed_can_be_done_again(store, compose, small_models):
+    """Killed as soon as it has started the gateway, which has not said where it is yet."""
+    file = compose(f"models: {{m: {{model: 'oci:{small_models}:one', context_size: 64}}}}")
+    command = [str(BIN / "runner"), "up", "-f", str(file), "--listen", f"127.0.0.1:{free_port()}"]
+    first = subprocess.Popen(command, env=environment(store), stderr=subprocess.DEVNULL)
+    folder = store / "compose"
+    wait_until(lambda: any(gateways(folder)))
+    first.kill()
+    first.wait()
+    (gateway,) = gateways(folder)
+    os.kill(gateway, signal.SIGSTOP)  # so that it cannot have said where it is
+    again = subprocess.Popen(command, env=environment(store), stderr=subprocess.PIPE, text=True)
+    assert again.stderr is not None
+    told = next(line for line in again.stderr if not line.startswith(("note: ", "warning: ")))
+    os.kill(gateway, signal.SIGCONT)
+    assert "waiting for it" in told
+    rest = again.communicate(timeout=90)[1]
+    assert (again.returncode, rest) == (0, f"oci:{small_models}:one: unchanged\n")
+    assert gateways(folder) == [gateway]
+    call(store, "down", "-f", str(file))
+    assert gateways(folder) == []
+    assert [path.name for path in file.parent.iterdir()] == ["compose.yaml"]  # .env was not there before either
+
+
+def gateways(folder: Path) -> list[int]:
+    """Processes that are the gateway of a project in `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if b"runner.compose.background" in command and str(folder).encode() in command:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.engine
+def test_ps_and_logs_take_the_compose_file(store, compose, small_models, tmp_path):
+    file = compose(TWO.format(layout=small_models, flags=FLAGS))
+    up(store, file, "--listen", f"127.0.0.1:{free_port()}")
+    both = call(store, "logs", "-f", str(file)).stdout
+    assert both.count("==> sha256:") == 2
+    one = call(store, "logs", "-f", str(file), "llm", "-n", "1000").stdout
+    assert one.startswith("$ env -i ")
+    assert "--parallel 1" in one.splitlines()[0]
+    assert call(store, "logs", f"oci:{small_models}:one", "--tail", "1000").stdout == one
+    assert "name the one to follow" in error_line(call(store, "logs", "-f", str(file), "--follow", status=2))
+    assert "nosuch is neither served" in error_line(call(store, "logs", "-f", str(file), "nosuch", status=1))
+    following = subprocess.Popen(
+        [str(BIN / "runner"), "logs", "-f", str(file), "other-llm", "--follow", "--tail", "1000"],
+        env=environment(store), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert following.stdout is not None
+    assert following.stdout.readline().startswith("$ env -i ")
+
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(f"models: {{m: {{model: 'oci:{small_models}:one'}}}}")
+    for command in ("ps", "logs"):
+        told = call(store, command, "-f", str(elsewhere))
+        assert "is served (runner up serves it)" in told.stderr
+        assert "sha256:" not in told.stdout
+    call(store, "down", "-f", str(file))
+    following.communicate(timeout=60)  # ends with the model
+    assert following.returncode == 0
+    assert call(store, "logs", f"oci:{small_models}:one", "-n", "1000").stdout.startswith(one)  # kept
 
 
 @pytest.mark.engine
@@ -154,7 +234,8 @@ def test_a_lock_names_what_every_model_is(store, compose, movable):
     assert llm["engine"] == "llama.cpp"
     assert "xllamacpp" in llm["engine_version"]
     before = path.read_bytes()
-    call(store, "lock", "-f", str(file))
+    told = json_of(call(store, "lock", "-f", str(file), "--json"))
+    assert told == {"file": str(path), "models": locked["models"]}
     assert path.read_bytes() == before
     assert not list(store.glob("blobs/*/*"))
 

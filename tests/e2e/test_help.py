@@ -1,0 +1,38 @@
+"""What every command says about itself: an example, and its version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from artifact.version import __version__
+
+
+def commands(name: str) -> Iterator[tuple[str, Any]]:
+    """A program and all its commands, groups of commands too, with the words that call them."""
+    modules = {"packager": "packager.cli", "registry": "registry.cli", "runner": "runner.cli"}
+    app = __import__(modules[name], fromlist=["app"]).app
+    pending = [(name, typer.main.get_command(app))]
+    while pending:
+        words, command = pending.pop()
+        if not getattr(command, "hidden", False):
+            yield words, command
+            pending += [(f"{words} {key}", item) for key, item in getattr(command, "commands", {}).items()]
+
+
+@pytest.mark.parametrize("program", ["packager", "registry", "runner"])
+def test_every_command_has_help_with_an_example(program: str) -> None:
+    without = {
+        words
+        for words, command in commands(program)
+        if not command.help or f"Example: {words}" not in f"{command.help} {command.epilog}"
+    }
+    assert without == set()
+
+
+@pytest.mark.parametrize("program", ["packager", "registry", "runner"])
+def test_every_program_tells_its_version(program: str, run: Any) -> None:
+    assert run(program, "--version").stdout == f"{program} {__version__}\n"
