@@ -7,25 +7,28 @@ closes it. A source is read again only where the way to the registry broke.
 from __future__ import annotations
 
 import hashlib
-import io
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from artifact.digest import Digest
 from artifact.errors import Malformed, ServerError, StowageError, Unreachable
 from artifact.progress import Progress
+from artifact.remote.chunks import (
+    ATTEMPTS,
+    CHUNK,
+    OCTETS,
+    Chunk,
+    Sent,
+    chunk_size,
+    location_of,
+    received,
+    with_digest,
+)
 from artifact.remote.transport import Response, Transport
-from artifact.remote.upload import with_digest
 from artifact.source import Reader, Source
 
-_CHUNK = 64 * 1024 * 1024
 _SKIP = 1024 * 1024
-_ATTEMPTS = 5
-_RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
-_OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 class OneRequestOnly(StowageError):
@@ -74,33 +77,6 @@ class _HashingReader:
         return count
 
 
-class _Body(io.RawIOBase):
-    """The bytes of a source from `offset` to `end`, as the file object the HTTP library reads a body from."""
-
-    def __init__(self, opened: AbstractContextManager[Reader], length: int, count: Callable[[int], None]) -> None:
-        self._opened = opened
-        self._reader = opened.__enter__()
-        self._left, self._count = length, count
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        wanted = self._left if size is None or size < 0 else min(size, self._left)
-        buffer = bytearray(wanted)
-        count = (self._reader.readinto(memoryview(buffer)) or 0) if wanted else 0
-        if wanted and not count:
-            raise Malformed("the source ended early: it changed while it was packed; pack again when it is still")
-        self._left -= count
-        self._count(count)
-        return bytes(memoryview(buffer)[:count])
-
-    def close(self) -> None:
-        if not self.closed:
-            self._opened.__exit__(None, None, None)
-        super().close()
-
-
 class UnnamedUpload:
     """The upload of the `size` bytes of `source` to the repository `repository`; `name` is for progress."""
 
@@ -109,8 +85,8 @@ class UnnamedUpload:
     ) -> None:
         self._transport, self._repository = transport, repository
         self._name, self._size, self._source = name, size, source
-        self._progress, self._reported = progress, 0
-        self._chunk_size = _CHUNK
+        self._progress, self._sent = progress, Sent(progress, name)
+        self._chunk_size = CHUNK
 
     def run(self) -> Digest:
         """Send the blob; the digest it is stored under. Raises `Unreachable` if the registry stays away,
@@ -122,7 +98,7 @@ class UnnamedUpload:
             digest = self._source.digest()
             self._request("PUT", with_digest(location, digest), (201,), {"Content-Length": "0"})
         except ServerError as error:
-            self._report(0)
+            self._sent.stands_at(0)
             raise OneRequestOnly(str(error)) from None
         except Unreachable:
             raise
@@ -137,80 +113,45 @@ class UnnamedUpload:
         done, failures = 0, 0
         while done < self._size:
             end = min(done + self._chunk_size, self._size)
-            headers = {**_OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
-            body = _Opened(self, done, end)
+            headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
+            body = self._chunk(done, end)
             try:
-                location = self._location(self._request("PATCH", location, (202,), headers, body))
+                location = location_of(self._request("PATCH", location, (202,), headers, body), self._transport)
                 done, failures = end, 0
             except Unreachable:
                 failures += 1
-                if failures >= _ATTEMPTS:
+                if failures >= ATTEMPTS:
                     raise
                 time.sleep(min(0.25 * 2**failures, 5))
                 location, done = self._stands(location)
             finally:
                 body.close()
-            self._report(done)
+            self._sent.stands_at(done)
         return location
 
     def _stands(self, location: str) -> tuple[str, int]:
         """How far the registry got, and where it goes on; from nothing if it does not know."""
         with suppress(StowageError):
             response = self._request("GET", location, (204,), {}, retry=True)
-            match = _RANGE.fullmatch(response.headers.get("Range", ""))
-            return self._location(response), int(match[1]) + 1 if match and match[1] != "0" else 0
+            return location_of(response, self._transport), received(response)
         return self._begin(), 0
 
     def _begin(self) -> str:
         response = self._request(
             "POST", f"/v2/{self._repository}/blobs/uploads/", (202,), {"Content-Length": "0"}, retry=True
         )
-        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
-        if minimum.isdecimal():
-            self._chunk_size = max(_CHUNK, int(minimum))
-        return self._location(response)
-
-    def _location(self, response: Response) -> str:
-        location = response.headers.get("Location", "")
-        parts = urlsplit(location)
-        if not location or (parts.netloc and parts.scheme not in ("http", "https")):
-            raise ServerError(f"{self._transport.host} gave no usable upload location")
-        if parts.netloc and parts.netloc.lower() == urlsplit(self._transport.base).netloc.lower():
-            return urlunsplit(("", "", parts.path, parts.query, ""))
-        return location
+        self._chunk_size = chunk_size(response)
+        return location_of(response, self._transport)
 
     def _request(
         self, method: str, url: str, expect: tuple[int, ...], headers: dict[str, str],
-        body: _Opened | None = None, retry: bool = False,
+        body: Chunk | None = None, retry: bool = False,
     ) -> Response:  # fmt: skip
         return self._transport.request(
             method, url, scope=f"repository:{self._repository}:pull,push", expect=expect, headers=headers, body=body,
             retry=retry, what=f"{self._name} for {self._repository}",
         )  # fmt: skip
 
-    def open_body(self, start: int, end: int) -> _Body:
-        """The body of one request."""
-        return _Body(self._source(start), end - start, lambda count: self._report(self._reported + count))
-
-    def _report(self, done: int) -> None:
-        self._progress.advance(self._name, done - self._reported)
-        self._reported = done
-
-
-class _Opened:
-    """A body that is opened afresh for every attempt."""
-
-    def __init__(self, upload: UnnamedUpload, start: int, end: int) -> None:
-        self._upload, self._start, self._end = upload, start, end
-        self._body: _Body | None = None
-
-    def __call__(self) -> _Body:
-        self.close()
-        self._upload._report(self._start)
-        self._body = self._upload.open_body(self._start, self._end)
-        return self._body
-
-    def close(self) -> None:
-        """Let go of the source."""
-        if self._body is not None:
-            self._body.close()
+    def _chunk(self, start: int, end: int) -> Chunk:
+        ended = Malformed(f"{self._name}: changed while it was packed; pack again when it is still")
+        return Chunk(self._source, start, end, self._sent, ended)

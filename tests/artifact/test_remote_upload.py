@@ -6,7 +6,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-import artifact.remote.upload
 from artifact.digest import Digest
 from artifact.errors import (
     DigestMismatch,
@@ -67,6 +66,12 @@ class Uploads:
             exchange.answer(202, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Range=f"0-{len(self.received) - 1}")
 
 
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads go in pieces of half a million bytes."""
+    for module in ("chunks", "upload", "unnamed"):
+        monkeypatch.setattr(f"artifact.remote.{module}.CHUNK", 500_000)
+
+
 def push_blob(host: str, data: bytes = DATA) -> bool:
     return RemoteRepository(host, "x").push_blob(BLOB, bytes_source(data), QUIET)
 
@@ -83,7 +88,7 @@ def test_a_small_blob_goes_in_one_put_and_only_once(serve: Serve) -> None:
 def test_a_large_blob_goes_in_bounded_patches_and_over_broken_connections(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
+    small_chunks(monkeypatch)
     uploads = Uploads()
     uploads.break_after = [500_000, 1_500_000]
     assert push_blob(serve(uploads).host)
@@ -92,7 +97,7 @@ def test_a_large_blob_goes_in_bounded_patches_and_over_broken_connections(
 
 
 def test_a_push_after_a_dead_server_goes_on_where_it_was(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
+    small_chunks(monkeypatch)
     uploads = Uploads()
     uploads.break_after = [1_000_000] * 20
     server = serve(uploads)
@@ -106,7 +111,7 @@ def test_a_push_after_a_dead_server_goes_on_where_it_was(serve: Serve, monkeypat
 
 
 def test_a_registry_that_takes_one_patch_gets_one_put(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact.remote.upload, "_CHUNK", 500_000)
+    small_chunks(monkeypatch)
     uploads = Uploads()
     uploads.refuse_second_patch = True
     assert push_blob(serve(uploads).host)

@@ -15,7 +15,7 @@ from artifact.layout import LayoutRepository
 from artifact.remote import RemoteRepository
 from artifact.source import Reader
 from tests.artifact.exchanges import BLOB, DATA, QUIET, Exchange, Serve
-from tests.artifact.test_remote_upload import Uploads
+from tests.artifact.test_remote_upload import Uploads, small_chunks
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -42,8 +42,7 @@ class Once:
 
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> Uploads:
-    monkeypatch.setattr("artifact.remote.unnamed._CHUNK", 500_000)
-    monkeypatch.setattr("artifact.remote.upload._CHUNK", 500_000)
+    small_chunks(monkeypatch)
     return Uploads()
 
 

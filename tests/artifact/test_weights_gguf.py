@@ -46,8 +46,9 @@ def read(raw: bytes) -> WeightFile:
 
 
 def test_every_tensor_type_of_the_gguf_package_is_known_with_its_block_size() -> None:
+    """Newer ones than the package's are known from ggml-common.h."""
     expected = {int(type_): (type_.name, *peer.GGML_QUANT_SIZES[type_]) for type_ in peer.GGMLQuantizationType}
-    assert expected == gguf.TENSOR_TYPES
+    assert {42: ("Q2_0", 64, 18)} | expected == gguf.TENSOR_TYPES
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""What every upload is made of: where it goes on, how far it got, and the body of one request.
+
+Source: distribution-spec, "Pushing a blob in chunks".
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from artifact.digest import Digest
+from artifact.errors import ServerError, StowageError
+from artifact.progress import Progress
+from artifact.remote.transport import Response, Transport
+from artifact.source import Reader, Source
+
+CHUNK = 64 * 1024 * 1024
+"""Bytes sent in one request, unless the registry wants more."""
+
+ATTEMPTS = 5
+"""How often a request that makes no headway is sent again."""
+
+OCTETS = {"Content-Type": "application/octet-stream"}
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
+
+
+def chunk_size(response: Response) -> int:
+    """Bytes to send in one request, after the answer that began an upload."""
+    minimum = response.headers.get("OCI-Chunk-Min-Length", "")
+    return max(CHUNK, int(minimum)) if minimum.isdecimal() else CHUNK
+
+
+def received(response: Response) -> int:
+    """Bytes that the registry says it has of an upload."""
+    match = _RANGE.fullmatch(response.headers.get("Range", ""))
+    return int(match[1]) + 1 if match and match[1] != "0" else 0
+
+
+def location_of(response: Response, transport: Transport) -> str:
+    """Where an upload goes on. Raises `ServerError` if the registry gives no usable place."""
+    location = response.headers.get("Location", "")
+    parts = urlsplit(location)
+    if not location or (parts.netloc and parts.scheme not in ("http", "https")):
+        raise ServerError(f"{transport.host} gave no usable upload location")
+    if parts.netloc and parts.netloc.lower() == urlsplit(transport.base).netloc.lower():
+        # The registry may not know that TLS ends in front of it: its own host is always spoken to as configured.
+        return urlunsplit(("", "", parts.path, parts.query, ""))
+    return location
+
+
+def with_digest(location: str, digest: Digest) -> str:
+    """An upload location with the digest added to whatever query it has."""
+    parts = urlsplit(location)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("digest", str(digest))])
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+
+
+class Sent:
+    """How much of a blob was sent, as its progress is told it: what went in vain is taken back."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+        self._reported = 0
+
+    def stands_at(self, done: int) -> None:
+        """`done` bytes are safe, nothing else is under way."""
+        self._progress.advance(self._name, done - self._reported)
+        self._reported = done
+
+    def count(self, amount: int) -> None:
+        """Further bytes on their way, acknowledged or not."""
+        self.stands_at(self._reported + amount)
+
+
+class Chunk:
+    """The body of one request: the bytes of a source from `start` to `end`, opened afresh for every attempt. `ended`
+    is raised if the source ends before."""
+
+    def __init__(self, source: Source, start: int, end: int, sent: Sent, ended: StowageError) -> None:
+        self._source, self._start, self._end = source, start, end
+        self._sent, self._ended = sent, ended
+        self._body: _Body | None = None
+
+    def __call__(self) -> _Body:
+        self.close()
+        self._sent.stands_at(self._start)
+        self._body = _Body(self._source(self._start), self._end - self._start, self._sent.count, self._ended)
+        return self._body
+
+    def close(self) -> None:
+        """Let go of the source."""
+        if self._body is not None:
+            self._body.close()
+
+
+class _Body(io.RawIOBase):
+    """The file object that the HTTP library reads a body from."""
+
+    def __init__(
+        self,
+        opened: AbstractContextManager[Reader],
+        length: int,
+        count: Callable[[int], None],
+        ended: StowageError,
+    ) -> None:
+        self._opened = opened
+        self._reader = opened.__enter__()
+        self._left, self._count, self._ended = length, count, ended
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        buffer = bytearray(wanted)
+        count = (self._reader.readinto(memoryview(buffer)) or 0) if wanted else 0
+        if wanted and not count:
+            raise self._ended
+        self._left -= count
+        self._count(count)
+        return bytes(memoryview(buffer)[:count])
+
+    def close(self) -> None:
+        if not self.closed:
+            self._opened.__exit__(None, None, None)
+        super().close()
