@@ -13,7 +13,7 @@ from artifact.errors import ServerError, Unauthorized
 from artifact.terminal import note
 from runner.plan import Plan, bundles
 from runner.serve import log_path, served
-from runner.state import registered, running
+from runner.state import Served, registered, running
 from runner.store import Store
 from runner.supervise import EngineProcess
 

@@ -43,7 +43,7 @@ async def converse(plan: Plan, store: Store, api_key: str = "") -> None:
     """Talk until the user ends it."""
     async with connection(plan, store, api_key) as client:
         note(f"{plan.name} ({plan.found.model.digest.short}): /help shows the commands, Ctrl-D ends")
-        conversation = Conversation(plan.name, client)
+        conversation = Conversation(plan.talks_as, client)
         with _line_editing(history_path()):
             while (text := _read()) is not None:  # nothing else waits on the loop meanwhile
                 if text in ("/exit", "/bye", "/quit"):

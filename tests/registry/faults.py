@@ -20,9 +20,16 @@ _ERROR = (
 
 
 class FaultyProxy:
-    """Forwards TCP to `target`. Each request fails with `probability`, in a way of `random`'s choosing."""
+    """Forwards TCP to `target`. Each request fails with `probability`, in one of some `ways` of `random`'s choosing."""
 
-    def __init__(self, target: str, seed: int, probability: float) -> None:
+    def __init__(
+        self,
+        target: str,
+        seed: int,
+        probability: float,
+        ways: tuple[str, ...] = ("error", "reset", "half", "head alone", "slow", "lost answer"),
+    ) -> None:
+        self._ways = ways
         parts = urlsplit(target)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._random = random.Random(seed)
@@ -49,7 +56,7 @@ class FaultyProxy:
             threading.Thread(target=self._answers, args=(server, client, muted), daemon=True).start()
             while data := client.recv(65536):
                 if data.startswith(_METHODS) and self._random.random() < self.probability:
-                    fault = self._random.choice(["error", "reset", "half", "slow", "lost answer"])
+                    fault = self._random.choice(self._ways)
                     self.faults[fault] = self.faults.get(fault, 0) + 1
                     if fault == "error":
                         client.sendall(_ERROR)
@@ -59,6 +66,11 @@ class FaultyProxy:
                         return
                     if fault == "half":
                         server.sendall(data[: len(data) // 2])
+                        reset(client)
+                        return
+                    if fault == "head alone":
+                        server.sendall(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+                        server.shutdown(socket.SHUT_RDWR)
                         reset(client)
                         return
                     if fault == "slow":

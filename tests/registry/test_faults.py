@@ -27,12 +27,12 @@ from registry import keys
 from registry.blobs import Blobs
 from registry.fsck import Checker
 from registry.manifests import Manifests
-from registry.store.protocol import ObjectStore
+from registry.store.protocol import ObjectStore, StoreUnavailable
 from registry.tags import Tags
 from tests.registry.conftest import Backend
 from tests.registry.faults import FaultyProxy
 from tests.registry.replicas import Replicas, replicas
-from tests.registry.servers import StartRegistry
+from tests.registry.servers import S3, StartRegistry
 
 OCTETS = "application/octet-stream"
 SECONDS = 20.0
@@ -129,6 +129,26 @@ def troubled(backend: Backend, seed: int) -> Iterator[tuple[dict[str, str], Faul
     proxy = FaultyProxy(backend.env["AWS_ENDPOINT_URL"], seed, 0.0)
     try:
         yield {**backend.env, "AWS_ENDPOINT_URL": proxy.url}, proxy
+    finally:
+        proxy.close()
+
+
+@pytest.mark.s3
+def test_a_head_without_its_body_stores_nothing(s3: S3) -> None:
+    """As of a process that is killed in between: what is there stays, what is not there does not come to be."""
+    proxy = FaultyProxy(s3.env["AWS_ENDPOINT_URL"], 1, 0.0, ways=("head alone",))
+    try:
+        storage = s3.storage()
+        there = Backend("s3", storage, s3.env).open()
+        with_proxy = Backend("s3", storage, {**s3.env, "AWS_ENDPOINT_URL": proxy.url}).open()
+        etag = there.put("tags/old", b"sha256:1")
+        proxy.probability = 1.0
+        for key, condition in (("tags/new", {"if_none_match": True}), ("tags/old", {"if_match": etag}), ("tags/x", {})):
+            with pytest.raises(StoreUnavailable):
+                with_proxy.put(key, b"sha256:2", **condition)
+        assert proxy.faults["head alone"] >= 3
+        assert there.get("tags/old").data == b"sha256:1"
+        assert [entry.key for entry in there.list("tags/")] == ["tags/old"]
     finally:
         proxy.close()
 

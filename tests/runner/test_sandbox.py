@@ -285,6 +285,14 @@ def test_docker_compose_models_get_the_sandbox_of_the_environment(store, gguf_re
         call(store, "stop")
 
 
+@pytest.mark.engine
+def test_a_question_that_requires_the_sandbox_is_not_put_to_an_engine_without(serve, store, gguf_reference):
+    serve(gguf_reference, "--sandbox", "off").wait_ready()
+    asked = call(store, "run", gguf_reference, "hi", "--sandbox", "required")
+    assert "llama.cpp" not in call(store, "run", gguf_reference, "hi").stderr  # by the one that runs
+    assert "xllamacpp" in asked.stderr and "context 4096 tokens" in asked.stderr
+
+
 def test_no_other_word_is_a_sandbox(store, gguf_reference):
     for arguments in (("serve", gguf_reference), ("run", gguf_reference, "hi")):
         assert (
