@@ -36,6 +36,7 @@ bench: $(STAMP)  ## Measure the registry against others on PATH (BENCH_ARGS="--s
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.conversion
+	$(BIN)/python -m benchmarks.transfers
 
 oracle: $(STAMP)  ## Compare conversion with llama.cpp's own converter and transformers (builds .cache/oracle, needs torch)
 	$(BIN)/python -m tests.packager.convert.oracle setup
