@@ -29,7 +29,7 @@ from benchmarks import machine, report
 
 _BIN = Path(sys.executable).parent
 _RESULTS = Path(__file__).parent / "results"
-_ALONE = 25
+_ALONE = 40
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,19 @@ async def _measure(place: Place, options: argparse.Namespace) -> list[report.Ser
     spent = report.Series("processor time of the gateway for 1000 events", "ms", more_is_better=False)
     sides = [("engine", place.socket), ("stowage", "")]
     for turn in range(options.rounds + 1):
-        for name, path in sides if turn % 2 else reversed(sides):
-            alone = [(await Stream.ask(place, path, 4, seed)).first for seed in range(_ALONE)]
+        order = sides if turn % 2 else sides[::-1]
+        alone: dict[str, list[float]] = {name: [] for name, _ in sides}
+        for seed in range(_ALONE):  # neighbours in time: what else the machine does falls on both
+            for name, path in order:
+                alone[name].append((await Stream.ask(place, path, 4, seed)).first)
+        for name, path in order:
             before, began = _processor_seconds(place.pid), time.perf_counter()
             asked = (Stream.ask(place, path, options.tokens, seed) for seed in range(options.streams))
             streams = await asyncio.gather(*asked)
             seconds = time.perf_counter() - began
             used = _processor_seconds(place.pid) - before
             if turn:  # the first turn warms up
-                first.add(name, statistics.median(alone) * 1000)
+                first.add(name, statistics.median(alone[name]) * 1000)
                 many.add(name, options.streams * options.tokens / seconds)
                 if not path:
                     spent.add(name, used * 1e6 / sum(stream.events for stream in streams))
