@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -55,9 +56,11 @@ def extract(archive: Path, target: Path) -> None:
     with tarfile.open(archive) as tar:
         for member in tar:
             inside = member.name.partition("/")[2]
-            if f"/{inside}".startswith(_NEEDED):
-                member.name = inside
-                tar.extract(member, target, filter="data")
+            if f"/{inside}".startswith(_NEEDED) and member.isreg() and ".." not in inside.split("/"):
+                path = target / inside
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with tar.extractfile(member) as source, path.open("wb") as copy:  # type: ignore[union-attr]
+                    shutil.copyfileobj(source, copy)
 
 
 def answers() -> dict[str, dict[str, Any]]:
