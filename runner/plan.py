@@ -11,13 +11,16 @@ from pathlib import Path
 from artifact.errors import InvalidInput
 from artifact.progress import Progress
 from artifact.reference import Reference
+from artifact.repository import Repository
 from artifact.terminal import note
 from artifact.transfer import CONCURRENCY
 from runner.adapters import Adapter, check_is_no_adapter, find_adapters
+from runner.check import Contradiction
 from runner.engines.dispatch import engine_for
 from runner.engines.engine import Command, Engine, Options, context_size
 from runner.engines.installed import ENGINES
 from runner.engines.task import task_of
+from runner.model import ModelFile
 from runner.pull import Found, absolute, fetch, find
 from runner.sandbox.rules import MODES
 from runner.store import Store
@@ -48,7 +51,8 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Plan:
-    """One model and exactly how it will run. `name` is what the engine calls it; `names` all that clients may."""
+    """One model and exactly how it will run. `name` is what the engine calls it; `names` all that clients may.
+    `task` is ``generate``, ``embed`` or ``rerank``."""
 
     found: Found
     engine: Engine
@@ -56,6 +60,7 @@ class Plan:
     context_size: int
     name: str
     names: frozenset[str]
+    task: str
     adapters: Sequence[Adapter] = ()
 
     @property
@@ -79,12 +84,19 @@ def plan(found: Found, wishes: Wishes, adapters: Sequence[Adapter] = ()) -> Plan
     flags = engine.check_flags(wishes.flags, code=bool(found.grant))
     context = context_size(wishes.context_size, model, flags)
     name = served_name(found.reference, str(model.digest))
-    task = task_of(model, lambda file: found.origin.read_blob(file.blob, file.blob.size))
+    task = _task(found, found.origin)
     command = engine.command(model, Options(name, context, flags, wishes.gpus, task, [item.files for item in adapters]))
     command = replace(command, rules=replace(command.rules, mode=wishes.sandbox))
     _check_use(found, command, flags)
     names = served_names(found.reference, str(model.digest)) | {item.name for item in adapters}
-    return Plan(found, engine, command, context, name, names, tuple(adapters))
+    return Plan(found, engine, command, context, name, names, task, tuple(adapters))
+
+
+def _task(found: Found, origin: Repository) -> str:
+    def read(file: ModelFile) -> bytes:
+        return origin.read_blob(file.blob, file.blob.size)
+
+    return task_of(found.model, read, lambda file: origin.blob_source(file.blob))
 
 
 def _check_use(found: Found, command: Command, flags: Sequence[str]) -> None:
@@ -131,9 +143,13 @@ def with_adapters(found: Found, wishes: Wishes, store: Store, policy: Policy | N
 
 
 def fetch_all(planned: Plan, store: Store, progress: Progress) -> None:
-    """Bring a planned model and its adapters into the store."""
+    """Bring a planned model and its adapters into the store. Raises what `fetch` does."""
     for found in (planned.found, *(adapter.found for adapter in planned.adapters)):
         fetch(found, store, progress, concurrency=CONCURRENCY)
+    if not planned.found.stored and _task(planned.found, store.repository(planned.found.reference)) != planned.task:
+        raise Contradiction(
+            f"{planned.found.reference}: the registry showed another beginning of the weights than it sent"
+        )
 
 
 def bundles(planned: Plan, store: Store) -> tuple[Path, dict[str, Path]]:

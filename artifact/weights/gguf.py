@@ -94,6 +94,23 @@ def read_array(path: Path, key: str) -> tuple[Any, ...]:
     raise KeyError(key)
 
 
+def read_pooling(source: Source, size: int, name: str) -> int | None:
+    """The model's pooling type (llama.h, enum llama_pooling_type), None if its header states none.
+
+    Reads no further than the tokenizer, before which every known writer puts it. Raises `Malformed`.
+    """
+    architecture = ""
+    with cursor(source, size, name) as reader:
+        for key, value in _Header(reader).values():
+            if key == "general.architecture" and isinstance(value, str):
+                architecture = value
+            if key == f"{architecture}.pooling_type":
+                return value if isinstance(value, int) else None
+            if key.startswith("tokenizer."):
+                break
+    return None
+
+
 def metadata_length(path: Path) -> int:
     """Bytes of a GGUF file's metadata, which begin after the first `FIXED` of the file. Raises `Malformed`."""
     with cursor(file_source(path), path.stat().st_size, path.name) as reader:

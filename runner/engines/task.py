@@ -1,4 +1,5 @@
-"""What a model is for: text, embeddings or ranking, told from its config before its weights are fetched."""
+"""What a model is for: text, embeddings or ranking, told before its weights are fetched: from its config, from
+``config.json``, from the beginning of a GGUF file."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
+from artifact.source import Source
+from artifact.weights import gguf
 from runner.model import Model, ModelFile
 
 GENERATE, EMBED, RERANK = "generate", "embed", "rerank"
@@ -15,11 +18,18 @@ _ENCODERS = frozenset((
     "mpnet", "gemma-embedding",
 ))  # fmt: skip
 _MAX_CONFIG = 1024 * 1024
+_RANK = 4
+"""llama.h, LLAMA_POOLING_TYPE_RANK. 0 is no pooling, the others pool an embedding."""
 
 
-def task_of(model: Model, read: Callable[[ModelFile], bytes]) -> str:
-    """``generate``, ``embed`` or ``rerank``. `read` gets the verified bytes of one small file; it is asked for
-    ``config.json`` only."""
+def task_of(model: Model, read: Callable[[ModelFile], bytes], opened: Callable[[ModelFile], Source]) -> str:
+    """``generate``, ``embed`` or ``rerank``.
+
+    `read` gets the verified bytes of one small file; it is asked for ``config.json`` only. `opened` is asked for the
+    first GGUF file, of which the beginning is read; those bytes may not have been verified yet. Raises `Malformed`.
+    """
+    if model.config.format == "gguf" and (pooling := _pooling(model, opened)):
+        return RERANK if pooling == _RANK else EMBED
     architectures: Sequence[object] = ()
     for file in model.files:
         if model.config.format == "safetensors" and file.path == "config.json" and file.blob.size <= _MAX_CONFIG:
@@ -27,6 +37,11 @@ def task_of(model: Model, read: Callable[[ModelFile], bytes]) -> str:
                 stated = json.loads(read(file)).get("architectures")
                 architectures = stated if isinstance(stated, list) else ()
     return _task(model.config.architecture, {file.path for file in model.files}, architectures)
+
+
+def _pooling(model: Model, opened: Callable[[ModelFile], Source]) -> int | None:
+    first = next((file for file in model.files if file.path == next(iter(model.weights), None)), None)
+    return gguf.read_pooling(opened(first), first.blob.size, first.path) if first is not None else None
 
 
 def _task(architecture: str, paths: Collection[str], architectures: Sequence[object]) -> str:

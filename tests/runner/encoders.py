@@ -29,11 +29,11 @@ def encoders(folder: Path) -> tuple[str, str]:
 def _with_head(source: Path, target: Path) -> None:
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, "bert")
+    writer.add_pooling_type(gguf.PoolingType.RANK)
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name not in ("general.architecture", "bert.pooling_type"):
             array = field.types[0] == gguf.GGUFValueType.ARRAY
             writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if array else None)
-    writer.add_uint32("bert.pooling_type", gguf.PoolingType.RANK)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
     hidden = int(reader.fields["bert.embedding_length"].contents())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from artifact.descriptor import Descriptor
@@ -13,6 +16,7 @@ from artifact.digest import Digest
 from artifact.errors import InvalidInput
 from artifact.manifest import Manifest
 from artifact.modelconfig import ModelConfig
+from artifact.source import file_source
 from runner.engines.dispatch import driver_for, engine_for
 from runner.engines.engine import AdapterFiles, EngineUnavailable, Options, context_size
 from runner.engines.llamacpp import LlamaCpp
@@ -181,17 +185,45 @@ def test_what_a_model_is_for_is_told_from_its_config(architecture, paths, archit
     made = model("model.safetensors", "config.json", *paths, format_="safetensors", architecture=architecture)
     asked = []
     assert (
-        task_of(made, lambda file: asked.append(file.path) or json.dumps({"architectures": architectures}).encode())
+        task_of(
+            made,
+            lambda file: asked.append(file.path) or json.dumps({"architectures": architectures}).encode(),
+            lambda file: pytest.fail("no weight file is opened"),
+        )
         == task
     )
     assert asked == ["config.json"]
-    assert task_of(made, lambda file: b"[") in ("generate", "embed")
+    assert task_of(made, lambda file: b"[", pytest.fail) in ("generate", "embed")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "architecture", "task"),
+    [
+        (gguf.PoolingType.RANK, "qwen3", "rerank"), (gguf.PoolingType.LAST, "qwen3", "embed"),
+        (gguf.PoolingType.NONE, "qwen3", "generate"), (None, "qwen3", "generate"),
+        (gguf.PoolingType.MEAN, "bert", "embed"), (None, "bert", "embed"),
+    ],
+)  # fmt: skip
+def test_what_a_gguf_model_is_for_is_told_from_its_beginning(tmp_path, pooling, architecture, task):
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("t", np.zeros(4, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = ModelFile("m.gguf", Descriptor.of(path.read_bytes(), "application/octet-stream"))
+    made = replace(model(architecture=architecture), files=[file])
+    assert task_of(made, pytest.fail, lambda file: file_source(path)) == task
 
 
 def test_embedders_and_rerankers_get_the_flags_they_need(tmp_path):
-    gguf, folder = model("m.gguf", context_length=64), fake_environment(tmp_path / "env", vllm="0.32.0")
-    assert "--embeddings" in LlamaCpp().command(gguf, Options("n", 64, task="embed")).argv
-    assert "--reranking" in LlamaCpp().command(gguf, Options("n", 64, task="rerank")).argv
+    weights, folder = model("m.gguf", context_length=64), fake_environment(tmp_path / "env", vllm="0.32.0")
+    assert "--embeddings" in LlamaCpp().command(weights, Options("n", 64, task="embed")).argv
+    assert "--reranking" in LlamaCpp().command(weights, Options("n", 64, task="rerank")).argv
     made = model("model.safetensors", format_="safetensors")
     for task in ("embed", "rerank"):
         argv = Vllm(folder).command(made, Options("n", 64, task=task)).argv

@@ -190,16 +190,17 @@ def test_rankers_and_embedders(serve, tmp_path):
     embedder, ranker = encoders(tmp_path)
     serving = serve(ranker, embedder, "--lazy").wait_ready()
     with httpx.Client(base_url=serving.url, timeout=60) as client:
-        configured = client.post("/engines/_configure", json={"model": ranker, "mode": "reranking"})
-        assert configured.status_code == 202, configured.text
         documents = ["b c", "d", "a b"]
         for path in ("/rerank", "/v1/rerank", "/engines/llama.cpp/v1/rerank"):
             body = {"model": ranker, "query": "a b", "documents": documents, "top_n": 2}
             answer = client.post(path, json=body)
-            assert answer.headers[DIGEST_HEADER] == configured.headers[DIGEST_HEADER]
+            assert answer.status_code == 200, answer.text
             scores = [row["relevance_score"] for row in answer.json()["results"]]
             assert len(scores) == 2
             assert scores == sorted(scores, reverse=True)
+        configured = client.post("/engines/_configure", json={"model": ranker, "mode": "reranking"})
+        assert configured.status_code == 202, configured.text
+        assert configured.headers[DIGEST_HEADER] == answer.headers[DIGEST_HEADER]
     client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", timeout=60)
     first, second = (row.embedding for row in client.embeddings.create(model=embedder, input=["a b", "c"]).data)
     assert len(first) == len(second) == 64
