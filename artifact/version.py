@@ -2,5 +2,8 @@
 
 __version__ = "0.1.0"
 
-USER_AGENT = f"stowage/{__version__}"
-"""Value of the ``User-Agent`` header of every request."""
+PRODUCT = "stowage"
+"""The distribution's name."""
+
+USER_AGENT = f"{PRODUCT}/{__version__}"
+"""Value of the ``User-Agent`` header of every request, or the beginning of it."""

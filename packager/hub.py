@@ -10,6 +10,7 @@ from typing import Any
 
 from artifact.digest import Digest
 from artifact.errors import InvalidInput, NotFound, ServerError, Unauthorized, Unreachable
+from artifact.version import PRODUCT, __version__
 from packager.files import is_filtered_out, is_gguf_folder, kind_of
 from packager.gguffile import model_of
 
@@ -57,7 +58,7 @@ def snapshot(model: HubModel, globs: Sequence[str] = ()) -> Snapshot:
     """
     from huggingface_hub import HfApi, snapshot_download  # takes a while to load, and only hub models need it
 
-    api = HfApi()
+    api = HfApi(library_name=PRODUCT, library_version=__version__)
     try:
         info = api.model_info(model.repository, revision=model.revision, files_metadata=True)
         commit = info.sha or ""
@@ -72,7 +73,10 @@ def snapshot(model: HubModel, globs: Sequence[str] = ()) -> Snapshot:
         if not wanted:
             raise NotFound(f"{SCHEME}{model.repository}@{model.revision}: nothing in it can be packed")
         patterns = tuple(_literal(name) for name in wanted)
-        folder = snapshot_download(model.repository, revision=commit, allow_patterns=list(patterns))
+        folder = snapshot_download(
+            model.repository, revision=commit, allow_patterns=list(patterns), library_name=PRODUCT,
+            library_version=__version__,
+        )  # fmt: skip
     except Exception as error:
         raise _told(error, model) from error
     digests = {item.rfilename: _digest(item.lfs.sha256) for item in info.siblings or [] if item.lfs is not None}

@@ -17,7 +17,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from artifact.errors import InvalidInput, StowageError
-from artifact.version import __version__
+from artifact.version import USER_AGENT
 from registry.config.sections import Webhook
 from registry.events import CONTENT_TYPE, Event
 from registry.metrics import EVENTS, Metrics
@@ -189,7 +189,7 @@ class Receiver:
 
     def _post(self, event: Event) -> _Outcome:
         body = event.to_json(self._source)
-        headers = {"Content-Type": CONTENT_TYPE, "User-Agent": f"stowage-registry/{__version__}"}
+        headers = {"Content-Type": CONTENT_TYPE, "User-Agent": USER_AGENT}
         if self._secret is not None:
             headers[SIGNATURE] = f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}"
         try:

@@ -11,6 +11,7 @@ import httpx
 
 from artifact.errors import ServerError, Unauthorized
 from artifact.terminal import note
+from artifact.version import USER_AGENT
 from runner.plan import Plan, bundles
 from runner.serve import log_path, served
 from runner.state import Served, registered, running
@@ -49,7 +50,7 @@ async def connection(plan: Plan, store: Store, api_key: str = "") -> AsyncIterat
         if run.keyed and not api_key:
             note(f"note: the runner at {run.address} serves this model, but asks for an API key ({KEY_VARIABLE})")
             continue
-        headers = {"authorization": f"Bearer {api_key}"} if run.keyed else {}
+        headers = {"User-Agent": USER_AGENT, **({"authorization": f"Bearer {api_key}"} if run.keyed else {})}
         patience = httpx.Timeout(None, connect=10)
         async with httpx.AsyncClient(
             base_url=f"http://{run.address}", headers=headers, timeout=patience, trust_env=False

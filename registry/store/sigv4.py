@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
 
+from artifact.version import USER_AGENT
+
 _NOTHING = hashlib.sha256(b"").hexdigest()
 
 
@@ -42,6 +44,7 @@ def request_bytes(
     text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     signature = _hmac(_signing_key(credentials.secret, moment[:8], region), text).hex()
     lines = [f"{method} {encoded} HTTP/1.1", *(f"{name}: {value}" for name, value in items)]
+    lines.append(f"user-agent: {USER_AGENT}")
     lines.append(
         f"authorization: AWS4-HMAC-SHA256 Credential={credentials.key}/{scope}, SignedHeaders={names}, "
         f"Signature={signature}"

@@ -18,6 +18,7 @@ import pytest
 from artifact.errors import InvalidInput
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
+from artifact.version import __version__
 from packager.hub import HubModel
 from supplychain.attest import attestations
 from supplychain.keys import PublicKey, generate
@@ -30,12 +31,13 @@ TAG = "95K-BF16-safetensors"
 
 
 class Hub:
-    """One model, ``org/tiny``, at one commit. `requests` are the paths that were asked for; files in `damaged` arrive
-    with another last byte than the hub knows them by."""
+    """One model, ``org/tiny``, at one commit. `requests` are the paths that were asked for, `agents` who asked; files
+    in `damaged` arrive with another last byte than the hub knows them by."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[str] = []
+        self.agents: set[str] = set()
         self.damaged: set[str] = set()
         hub = self
 
@@ -44,6 +46,8 @@ class Hub:
 
             def do_GET(self) -> None:
                 hub.requests.append(self.path)
+                if "org/tiny" in self.path:  # the hub's client asks for things of its own besides
+                    hub.agents.add(self.headers["User-Agent"])
                 path = self.path.partition("?")[0]
                 if path.startswith(("/api/models/org/tiny/revision/main", f"/api/models/org/tiny/revision/{COMMIT}")):
                     siblings = [hub.sibling(item) for item in sorted(hub.folder.iterdir())]
@@ -132,6 +136,8 @@ def test_a_model_is_fetched_by_commit_and_its_origin_recorded(hub: Hub, tmp_path
     }  # fmt: skip
     assert manifest.annotations["org.opencontainers.image.revision"] == COMMIT
     assert not [path for path in hub.requests if "pytorch_model.bin" in path]
+    assert all(f"stowage/{__version__}" in agent for agent in hub.agents), hub.agents
+    assert hub.agents
     # Another program may have fetched the pickle into the same cache: the model is the same model.
     (cached,) = (tmp_path / "hf").rglob("config.json")
     cached.with_name("pytorch_model.bin").write_bytes(b"PK\x03\x04")

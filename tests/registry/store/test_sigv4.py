@@ -11,6 +11,7 @@ from botocore.credentials import Credentials as SdkCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from artifact.version import USER_AGENT
 from registry.store.sigv4 import Credentials, request_bytes
 
 KEYS = st.text("abz019._:+=~@-/", min_size=1, max_size=40).filter(lambda key: "//" not in key and "." not in key[:1])
@@ -41,5 +42,6 @@ def test_as_the_sdk_signs(
     signer = S3SigV4Auth(SdkCredentials("AK/ID", secret, token), "s3", region)
     with mock.patch("botocore.auth.get_current_datetime", lambda *_, **__: NOW.replace(tzinfo=None)):
         signer.add_auth(theirs)
+    assert mine.pop("user-agent") == USER_AGENT  # not part of what is signed, as it is not in the SDK
     assert mine.pop("authorization") == theirs.headers["Authorization"]
     assert mine == {name.lower(): value for name, value in theirs.headers.items() if name != "Authorization"}
