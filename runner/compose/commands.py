@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from artifact.errors import InvalidInput
 from artifact.terminal import note, print_json, progress_bars
-from runner.compose.gateway import tell
+from runner.compose.gateway import ProjectGateway, tell
 from runner.compose.lock import LOCK_FILE, Lock
 from runner.compose.project import Project, find_files, load_project
 from runner.compose.up import Circumstances, down, up, write_lock
@@ -42,6 +43,9 @@ def up_command(
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Start what is not locked, or locked otherwise.")] = False,
     engine_path: EnginePathsOption = None,
     sandbox: SandboxOption = "auto",
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay until the models are stopped, and stop them on SIGTERM.")
+    ] = False,
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -65,6 +69,12 @@ def up_command(
     else:
         for name, text in sorted(variables.items()):
             print(f"{name}={text}")
+    if foreground:
+        sys.stdout.flush()
+        try:
+            ProjectGateway(around.store, project.id).attend(sys.stderr.buffer)
+        finally:
+            down(project, around.store, env_file)
 
 
 @compose_app.command("down", epilog="Example: runner down -f compose.yaml")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import httpx
 
@@ -32,6 +34,7 @@ from runner.store import Store, remove_tree
 _OUTPUT, _ALIVE = "gateway.log", "alive"
 _MAX_OUTPUT = 64 * 1024
 _POLL = 0.1
+_ATTENTION = 0.5
 
 
 class GatewayFailed(StowageError):
@@ -172,6 +175,18 @@ class ProjectGateway:
         remove_tree(self.folder)
         return run is not None
 
+    def attend(self, output: BinaryIO) -> None:
+        """Pass on to `output` what the gateway says, until it ends. Raises `GatewayFailed` unless it was stopped."""
+        with suppress(FileNotFoundError), (self.folder / _OUTPUT).open("rb") as stream:
+            while (run := self.run()) is not None or self._is_alive():
+                shutil.copyfileobj(stream, output)
+                output.flush()
+                time.sleep(_POLL if run is None else _ATTENTION)
+            shutil.copyfileobj(stream, output)
+            output.flush()
+        if (self.folder / WANTED).exists():  # `stop` takes it away
+            raise GatewayFailed(f"the gateway has stopped: {self._why()}")
+
     def _write(self, wanted: Sequence[Wanted], listen: str) -> None:
         value = {"project": self._id, "listen": listen, "orders": [item.order.to_json() for item in wanted]}
         write_atomically(self.folder / WANTED, json.dumps(value, indent=2).encode(), 0o600)
@@ -189,7 +204,7 @@ class ProjectGateway:
         try:
             while (run := self.run()) is None or not self._is_ready(run, {item.digest for item in wanted}):
                 if process.poll() is not None:
-                    raise GatewayFailed(self._why(), process.returncode)
+                    raise GatewayFailed(self._why(), max(1, process.returncode))
                 time.sleep(_POLL)
         except BaseException:
             if process.poll() is None:

@@ -107,6 +107,59 @@ def test_up_changes_only_what_differs(store, compose, small_models):
 
 
 @pytest.mark.engine
+def test_up_in_the_foreground_is_what_a_container_runs(store, compose, small_models, tmp_path):
+    """Files nobody may write to, the gateway's words on stderr, and everything stopped by SIGTERM."""
+    file = compose(f"models: {{m: {{model: 'oci:{small_models}:one', context_size: 64}}}}")
+    call(store, "lock", "-f", str(file))
+    file.parent.chmod(0o555)
+    listen, variables = f"127.0.0.1:{free_port()}", tmp_path / "variables"
+    command = [str(BIN / "runner"), "up", "-f", str(file), "--listen", listen, "--env-file", str(variables)]
+    process = subprocess.Popen(
+        [*command, "--foreground"], env=environment(store), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(variables.exists)
+        assert is_healthy(listen)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        file.parent.chmod(0o755)
+    assert process.returncode == 143
+    assert f"http://{listen}" in told
+    assert json_of(call(store, "ps", "--json")) == []
+    assert not processes_in(store)
+
+
+def is_healthy(address: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"http://{address}/healthz").status_code == 200
+    return False
+
+
+@pytest.mark.engine
+def test_up_in_the_foreground_ends_with_its_gateway(store, compose, small_models):
+    file = compose(f"models: {{m: {{model: 'oci:{small_models}:one', context_size: 64}}}}")
+    listen = f"127.0.0.1:{free_port()}"
+    command = [str(BIN / "runner"), "up", "-f", str(file), "--listen", listen, "--foreground"]
+    process = subprocess.Popen(command, env=environment(store), stderr=subprocess.PIPE, text=True)
+    wait_until((file.parent / ".env").exists)
+    (gateway,) = gateways(store / "compose")
+    os.kill(gateway, signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: the gateway has stopped" in told
+
+    process = subprocess.Popen(command, env=environment(store), stderr=subprocess.PIPE, text=True)
+    wait_until((file.parent / ".env").exists)
+    assert is_healthy(listen)
+    call(store, "down", "-f", str(file))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "error" not in told
+
+
+@pytest.mark.engine
 def test_an_up_that_was_killed_can_be_done_again(store, compose, small_models):
     """Killed as soon as it has started the gateway, which has not said where it is yet."""
     file = compose(f"models: {{m: {{model: 'oci:{small_models}:one', context_size: 64}}}}")
