@@ -221,6 +221,11 @@ class ArchiveRepository:
         """Whether the blob is in the archive."""
         return _blob_name(digest) in self._members
 
+    def blob_size(self, digest: Digest) -> int | None:
+        """The size in bytes of a blob of the archive; None if it is not there."""
+        member = self._members.get(_blob_name(digest))
+        return member.size if member is not None else None
+
     def read_blob(self, descriptor: Descriptor, limit: int = MAX_BYTES) -> bytes:
         """A small blob, checked. Raises `NotFound`, `DigestMismatch`, `Malformed` if larger than `limit` bytes."""
         data = self._small(_blob_name(descriptor.digest), limit)

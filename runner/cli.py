@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -30,6 +31,7 @@ from runner.options import (
     PolicyOption,
     References,
     StoreOption,
+    StreamOption,
     takes_wishes,
 )  # fmt: skip
 from runner.plan import Wishes, load_policy, parse_references, prepare, served_name, with_adapters
@@ -159,11 +161,12 @@ def inspect_command(
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
+    stream: StreamOption = False,
     *,
     wishes: Wishes,
 ) -> None:
     """Show what a model is, and exactly how it would run. Fetches no weights."""
-    place = Store(store)
+    place, wishes = Store(store), replace(wishes, stream=stream)
     found = find(Reference.parse(ref), place, None, plain_http=plain_http)
     if command:
         planned = with_adapters(found, wishes, place, None, plain_http=plain_http)

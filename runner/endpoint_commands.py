@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,7 @@ from runner.options import (
     PlainHttpOption,
     PolicyOption,
     StoreOption,
+    StreamOption,
     takes_wishes,
 )  # fmt: skip
 from runner.orders import project_of
@@ -84,6 +86,7 @@ def serve_command(
     max_restarts: Annotated[int, typer.Option(min=0, help="Restarts in a row of a crashed engine.")] = MAX_RESTARTS,
     drain: Annotated[float, typer.Option(min=0, help="Seconds requests have to finish when it stops.")] = DRAIN,
     resume: Annotated[bool, typer.Option("--resume", help="Serve what was served last, besides REF.")] = False,
+    stream: StreamOption = False,
     *,
     wishes: Wishes,
 ) -> None:
@@ -98,7 +101,8 @@ def serve_command(
         last = configured.load(configured.configuration_path(place.root, address))
     policy = policy or (Path(last.policy) if last.policy else None)
     settings = Settings(
-        keys, insecure, size(memory), max_restarts, drain, None, policy, plain_http or last.plain_http, wishes, keeping,
+        keys, insecure, size(memory), max_restarts, drain, None, policy, plain_http or last.plain_http,
+        replace(wishes, stream=stream), keeping,
         {item.digest: item for item in last.models},
     )  # fmt: skip
     settings.key_file(address)

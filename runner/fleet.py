@@ -174,7 +174,7 @@ class Fleet:
             self._changed()
 
     async def _admit(self, deployment: Deployment, evict: bool) -> None:
-        bundle = await asyncio.to_thread(self._store.bundle, deployment.plan.found.model)
+        bundle, _ = await asyncio.to_thread(self._files, deployment.plan)
         need = await asyncio.to_thread(estimate, deployment.plan, bundle)
         deployment.estimate = None
         while need.total > (room := await asyncio.to_thread(self._room, need)):
@@ -218,14 +218,22 @@ class Fleet:
         note(f"{plan.name}: {plan.command.version}, context {plan.context_size} tokens: {plan.command}")
         self._started += 1  # one that is stopping may still use its folder
         folder = self._folder / "engines" / f"{deployment.digest.hex[:12]}-{self._started}"
-        bundle, adapters = await asyncio.to_thread(bundles, plan, self._store)
-        process = await asyncio.to_thread(EngineProcess, plan.command, folder, bundle, deployment.log, adapters)
+        bundle, more = await asyncio.to_thread(self._files, plan)
+        process = await asyncio.to_thread(EngineProcess, plan.command, folder, bundle, deployment.log, more)
         if deployment.closed:
             await asyncio.to_thread(process.stop)
             raise Unavailable(f"{deployment.name} is no longer served")
         deployment.process, deployment.state = process, State.LOADING
         self._changed()
         return process
+
+    def _files(self, plan: Plan) -> tuple[Path, dict[str, Path]]:
+        """The folder with a model's files, and what else its engine has to reach, by its place where that runs."""
+        if plan.stream is None:
+            return bundles(plan, self._store)
+        adapters = {adapter.folder: self._store.bundle(adapter.found.model) for adapter in plan.adapters}
+        bundle, more = plan.stream.place(self._folder)
+        return bundle, {**adapters, **more}
 
     def _ready(self, deployment: Deployment, process: EngineProcess) -> None:
         if deployment.process is not process:

@@ -30,6 +30,11 @@ FilesOption = Annotated[
     list[Path] | None, typer.Option("--file", "-f", help="A Compose file; later ones over earlier ones.")
 ]
 
+StreamOption = Annotated[
+    bool,
+    typer.Option("--stream", help="Experimental: let vLLM load the model while it still arrives, proven part by part."),
+]
+
 SandboxOption = Annotated[
     str,
     typer.Option(

@@ -24,6 +24,7 @@ from runner.model import ModelFile
 from runner.pull import Found, absolute, fetch, find
 from runner.sandbox.rules import MODES
 from runner.store import Store
+from runner.stream.streaming import Streaming, check_streamable
 from supplychain.policy import Policy
 from supplychain.usage import Use
 
@@ -38,7 +39,8 @@ _NUMBER = re.compile(r"-[0-9.].*")
 @dataclass(frozen=True)
 class Wishes:
     """What the user states about running a model, all of it optional. `flags` are the engine's own, as written;
-    `sandbox` is ``auto``, ``required`` or ``off``; `lora` are adapters, ``[NAME=]REFERENCE``."""
+    `sandbox` is ``auto``, ``required`` or ``off``; `lora` are adapters, ``[NAME=]REFERENCE``; `stream` lets the engine
+    load while the model still arrives."""
 
     driver: str | None = None
     context_size: int | None = None
@@ -47,12 +49,13 @@ class Wishes:
     flags: Sequence[str] = ()
     sandbox: str = "auto"
     lora: Sequence[str] = ()
+    stream: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """One model and exactly how it will run. `name` is what the engine calls it; `names` all that clients may.
-    `task` is ``generate``, ``embed`` or ``rerank``."""
+    `task` is ``generate``, ``embed`` or ``rerank``. A model that is served while it arrives has a `stream`."""
 
     found: Found
     engine: Engine
@@ -62,6 +65,7 @@ class Plan:
     names: frozenset[str]
     task: str
     adapters: Sequence[Adapter] = ()
+    stream: Streaming | None = None
 
     @property
     def talks_as(self) -> str:
@@ -85,7 +89,11 @@ def plan(found: Found, wishes: Wishes, adapters: Sequence[Adapter] = ()) -> Plan
     context = context_size(wishes.context_size, model, flags)
     name = served_name(found.reference, str(model.digest))
     task = _task(found, found.origin)
-    command = engine.command(model, Options(name, context, flags, wishes.gpus, task, [item.files for item in adapters]))
+    stream = wishes.stream and not found.stored
+    if stream:
+        check_streamable(found, engine.name)
+    files = [item.files for item in adapters]
+    command = engine.command(model, Options(name, context, flags, wishes.gpus, task, files, stream))
     command = replace(command, rules=replace(command.rules, mode=wishes.sandbox))
     _check_use(found, command, flags)
     names = served_names(found.reference, str(model.digest)) | {item.name for item in adapters}
@@ -133,6 +141,12 @@ def prepare(
     """Find, decide, plan, and only then fetch: the way of ``serve`` and ``run``."""
     found = find(reference, store, policy, plain_http=plain_http)
     planned = with_adapters(found, wishes, store, policy, plain_http=plain_http)
+    if wishes.stream and not found.stored:
+        for adapter in planned.adapters:
+            fetch(adapter.found, store, progress, concurrency=CONCURRENCY)
+        return replace(planned, stream=Streaming.begin(found, store, progress))
+    if wishes.stream:
+        note(f"note: {reference} is in the store: there is nothing to stream")
     fetch_all(planned, store, progress)
     return planned
 

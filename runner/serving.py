@@ -29,6 +29,8 @@ from runner.orders import Order
 from runner.plan import Plan
 from runner.state import Registration
 from runner.store import Store
+from runner.stream.streaming import Streaming
+from runner.supervise import EngineFailed
 
 if TYPE_CHECKING:
     from runner.serve import Settings
@@ -105,6 +107,8 @@ class Serving:
             for task in helpers:
                 task.cancel()
             await self._fleet.close()
+            for stream in [plan.stream for plan in self._plans if plan.stream is not None]:
+                await asyncio.to_thread(stream.close)
         if self._failure is not None:
             raise self._failure
 
@@ -135,14 +139,36 @@ class Serving:
                 deployment.call_it(Reference.parse(alias))
         if self._plans:
             self._administration.save()
+        for item in self._fleet.deployments:
+            if item.plan.stream is not None:
+                self._spawn(self._follow(item, item.plan.stream))
         eager = [item for item in self._fleet.deployments if not item.keeping.lazy]
         await asyncio.gather(*(self._get_ready(item, evict=False) for item in eager))
         self._gateway.started = True
         self._news.set()
 
     async def _get_ready(self, deployment: Deployment, *, evict: bool = True) -> None:
-        await self._fleet.load(deployment, evict=evict)
+        stream = deployment.plan.stream
+        try:
+            await self._fleet.load(deployment, evict=evict)
+        except EngineFailed:
+            if stream is not None and stream.failure is not None:
+                raise stream.failure from None  # what the engine died of
+            raise
         print(f"serving {deployment.plan.found.pinned} as {deployment.name}", flush=True)
+
+    async def _follow(self, deployment: Deployment, stream: Streaming) -> None:
+        """Stop a model that turns out not to be what its manifest says, or that cannot be had to its end."""
+        try:
+            await asyncio.to_thread(stream.completed)
+        except StowageError as error:
+            if self._stopping.is_set():
+                return
+            note(f"error: {deployment.name}: {error}; it is stopped")
+            await self._fleet.remove(deployment)
+            if not self._fleet.deployments:
+                self._failure = error
+                self._stopping.set()
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for `work`, or for the order to stop, which ends it."""

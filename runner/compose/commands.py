@@ -14,7 +14,7 @@ from artifact.terminal import note, print_json, progress_bars
 from runner.compose.gateway import ProjectGateway, tell
 from runner.compose.lock import LOCK_FILE, Lock
 from runner.compose.project import Project, find_files, load_project
-from runner.compose.up import Circumstances, down, up, write_lock
+from runner.compose.up import Circumstances, down, pull, up, write_lock
 from runner.engines.dispatch import DRIVERS
 from runner.options import FilesOption, JsonOption, PlainHttpOption, PolicyOption, SandboxOption, StoreOption
 from runner.store import Store
@@ -46,11 +46,16 @@ def up_command(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay until the models are stopped, and stop them on SIGTERM.")
     ] = False,
+    pull_only: Annotated[
+        bool, typer.Option("--pull-only", help="Fetch and verify the models, start nothing, and print what they are.")
+    ] = False,
     store: StoreOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the models of a Compose file in the background; write where they are into .env."""
+    if pull_only and foreground:
+        raise InvalidInput("--pull-only starts nothing that could stay in the foreground: give one of the two")
     project = open_project(files, env_file)
     lock = None
     if not no_lock:
@@ -58,6 +63,9 @@ def up_command(
         if lock is None:
             note(f"note: there is no {LOCK_FILE}: tags are looked up as they are now (runner lock writes one)")
     around = Circumstances(Store(store), policy, plain_http, engine_paths(engine_path), sandbox)
+    if pull_only:
+        _pull(project, around, lock, as_json)
+        return
     with progress_bars() as progress:
         changes, wanted, variables = up(
             project, around, progress, lock=lock, listen=listen, endpoint=endpoint, env_file=env_file
@@ -75,6 +83,16 @@ def up_command(
             ProjectGateway(around.store, project.id).attend(sys.stderr.buffer)
         finally:
             down(project, around.store, env_file)
+
+
+def _pull(project: Project, around: Circumstances, lock: Lock | None, as_json: bool) -> None:
+    with progress_bars() as progress:
+        found = pull(project, around, progress, lock)
+    pinned = sorted({item.pinned for item in found})
+    if as_json:
+        print_json({"pulled": pinned})
+    else:
+        print("\n".join(pinned))
 
 
 @compose_app.command("down", epilog="Example: runner down -f compose.yaml")

@@ -83,6 +83,18 @@ def up(
     return changes, wanted, variables
 
 
+def pull(project: Project, around: Circumstances, progress: Progress, lock: Lock | None) -> Sequence[Found]:
+    """Bring the models of a project into the store as `up` would, with their files laid out; start nothing.
+
+    Nothing is fetched before all of them have been found, allowed and planned. Raises what `up` does before it starts.
+    """
+    found = [item.found for _, item in _plan_all(project, around, lock)]
+    for item in found:
+        fetch(item, around.store, progress)
+        around.store.bundle(item.model)
+    return found
+
+
 def down(project: Project, store: Store, env_file: Path | None = None) -> bool:
     """Stop a project's gateway and take its variables out of the ``.env`` file. False if it did not run."""
     gateway = ProjectGateway(store, project.id)

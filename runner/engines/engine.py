@@ -50,7 +50,8 @@ class Options:
 
     `name` is what the engine calls it in its answers; `context_size` is in tokens for one request; `flags` are the
     engine's own, already checked against its allow-list; `gpus` is ``all``, ``none``, numbers such as ``0,1``, or None
-    where the user said nothing; `task` is what the model is for (`runner.engines.task`); `adapters` are applied to it.
+    where the user said nothing; `task` is what the model is for (`runner.engines.task`); `adapters` are applied to it;
+    `stream` says that it is loaded while its files still arrive.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Options:
     gpus: str | None = None
     task: str = GENERATE
     adapters: Sequence[AdapterFiles] = ()
+    stream: bool = False
 
 
 @dataclass(frozen=True)

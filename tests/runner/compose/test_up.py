@@ -131,6 +131,25 @@ def test_up_in_the_foreground_is_what_a_container_runs(store, compose, small_mod
     assert not processes_in(store)
 
 
+@pytest.mark.engine
+def test_a_store_that_is_filled_first_serves_many_that_do_not_write_to_it(store, compose, small_models, tmp_path):
+    """What an init container does, and then a container that sees the cache read-only and no registry."""
+    shutil.copytree(small_models, moved := tmp_path / "registry")
+    file = compose(f"models: {{m: {{model: 'oci:{moved}:one', context_size: 64}}}}")
+    call(store, "lock", "-f", str(file))
+    cache = tmp_path / "cache"
+    pulled = json_of(call(cache, "up", "-f", str(file), "--pull-only", "--json"))["pulled"]
+    assert [name.partition("@")[2] for name in pulled] == [digest(moved, "one")]
+    assert json_of(call(cache, "ps", "--json")) == []
+    shutil.rmtree(moved)
+    listen = f"127.0.0.1:{free_port()}"
+    made = up(store, file, "--listen", listen, STOWAGE_SYSTEM_STORE=str(cache))
+    assert made["started"] == [digest(small_models, "one")]
+    assert not list((store / "blobs").rglob("*")) or not (store / "blobs").exists()
+    error = error_line(call(store, "up", "-f", str(file), "--pull-only", "--foreground", status=2))
+    assert "one of the two" in error
+
+
 def is_healthy(address: str) -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"http://{address}/healthz").status_code == 200
