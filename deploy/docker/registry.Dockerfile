@@ -1,6 +1,9 @@
 # The registry as a container: docker build -f deploy/docker/registry.Dockerfile -t stowage-registry .
 # It runs as a user without a name or a shell, and writes nowhere but to /var/lib/registry and /tmp: run it with
 # --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges.
+#
+# A tag of the base image can be moved. For a build that can be repeated, name it by what `skopeo inspect` says it is:
+# --build-arg BASE=python@sha256:…
 
 ARG BASE=python:3.13-slim
 FROM ${BASE} AS build

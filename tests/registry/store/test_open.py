@@ -9,7 +9,8 @@ import pytest
 from artifact.errors import InvalidInput
 from registry.store.filesystem import FilesystemStore
 from registry.store.open import open_store
-from registry.store.s3 import MAX_PARTS, PART, S3Store, part_size
+from registry.store.s3 import S3Store
+from registry.store.s3writer import MAX_PARTS, PART, part_size
 
 
 def test_folder_is_made(tmp_path: Path) -> None:
