@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from artifact.digest import Digest
 from artifact.errors import StowageError
 from artifact.reference import Reference
 from registry.config.read import load
@@ -213,12 +214,33 @@ def test_the_examples_for_other_stacks_pull_by_digest() -> None:
     check_options("runner", container["args"])
     assert Reference.parse(container["args"][1]).digest is not None
 
+
+def test_the_production_stack_gets_the_path_of_a_digest() -> None:
     stack = yaml.safe_load((DEPLOY / "vllm-production-stack" / "values.yaml").read_text())
     (model,) = stack["servingEngineSpec"]["modelSpec"]
     pull = model["initContainer"]
     assert (pull["command"], pull["args"][0], pull["mountPvcStorage"]) == (["runner"], "pull", True)
     check_options("runner", pull["args"])
-    digest = Reference.parse(pull["args"][1]).digest
-    assert digest is not None
-    assert model["modelURL"] == f"/data/bundles/sha256/{digest.hex}"
+    assert model["modelURL"] == f"/data/bundles/sha256/{pinned(pull['args']).hex}"
     assert "--store=/data" in pull["args"]
+
+
+def test_the_nodes_of_a_ray_cluster_read_what_one_job_pulled() -> None:
+    objects = list(yaml.safe_load_all((DEPLOY / "vllm-production-stack" / "pull.yaml").read_text()))
+    for item in objects:
+        kubernetes_validate.validate(item, VERSION, strict=True)
+    ((_, pod),) = pods(objects)
+    (container,) = pod["containers"]
+    check_options("runner", container["args"])
+    stack = yaml.safe_load((DEPLOY / "vllm-production-stack" / "values-ray.yaml").read_text())
+    (model,) = stack["servingEngineSpec"]["modelSpec"]
+    assert model["modelURL"] == f"/models/bundles/sha256/{pinned(container['args']).hex}"
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in model["extraVolumes"]}
+    assert claims == {item["metadata"]["name"] for item in objects if item["kind"] == "PersistentVolumeClaim"}
+    assert model["vllmConfig"]["extraArgs"][:2] == ["--distributed-executor-backend", "ray"]
+
+
+def pinned(arguments: list[str]) -> Digest:
+    digest = Reference.parse(arguments[1]).digest
+    assert digest is not None
+    return digest
