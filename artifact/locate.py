@@ -9,6 +9,7 @@ from artifact.errors import DigestMismatch, InvalidInput, NotFound
 from artifact.layout import LayoutRepository
 from artifact.reference import Reference, shown_tags
 from artifact.remote import RemoteRepository
+from artifact.remote.delta import Base
 from artifact.repository import Repository
 from artifact.store import default_store
 
@@ -30,6 +31,20 @@ def open_repository(
 def local_repository(reference: Reference, store: Path | None = None) -> LayoutRepository:
     """The place of `reference` in the local store, whatever registry it names."""
     return LayoutRepository(store or default_store(), reference.repository)
+
+
+def base_at(ref: str | None, *, plain_http: bool = False) -> Base | None:
+    """The earlier version of an artifact that `ref` names, for a push that rests on it; None if it names none.
+
+    Raises `InvalidInput` if it names no registry, and what `resolve` raises.
+    """
+    if ref is None:
+        return None
+    reference = Reference.parse(ref)
+    if reference.host is None:
+        raise InvalidInput(f"{ref} names no registry: a push rests on what its registry has (HOST[:PORT]/NAME:TAG)")
+    repository = RemoteRepository(reference.host, reference.name, plain_http=plain_http)
+    return Base(repository, resolve(repository, reference).digest)
 
 
 def resolve(repository: Repository, reference: Reference) -> Descriptor:

@@ -74,5 +74,11 @@ BASE = "dev.stowage.base"
 OLLAMA = "dev.stowage.ollama"
 """The digest of the manifest of the same model in Ollama's layout, in the same repository."""
 
+INDEX = "dev.stowage.index"
+"""The digest of the tensor index, a blob of the same repository."""
+
+# Ours, as content: the type of a tensor index, and the artifact type of the manifest that refers to it
+TENSOR_INDEX = "application/vnd.dev.stowage.tensor-index.v1+json"
+
 # Annotation of ours, in the index of a layout: the manifest this one refers to
 SUBJECT = "dev.stowage.subject"

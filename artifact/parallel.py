@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from artifact.errors import StowageError
 from artifact.source import RangedSource, Reader, Source
+from artifact.tensorindex.indexed import IndexedSource
 
 Result = TypeVar("Result")
 
@@ -40,6 +42,8 @@ def run_all(work: Sequence[Callable[[threading.Event], Result]], concurrency: in
 
 def stoppable(source: Source, stop: threading.Event) -> Source:
     """`source`, whose readers raise `Stopped` once `stop` is set: how a thread that copies is told to end."""
+    if isinstance(source, IndexedSource):
+        return replace(source, ranges=_StoppableRanges(source.ranges, stop))
     if isinstance(source, RangedSource):
         return _StoppableRanges(source, stop)
 

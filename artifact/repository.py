@@ -41,6 +41,9 @@ class Repository(Protocol):
     def has_blob(self, digest: Digest) -> bool:
         """Whether the blob can be read here."""
 
+    def blob_size(self, digest: Digest) -> int | None:
+        """The size in bytes of a blob that can be read here; None if it is not there, or the place does not say."""
+
     def read_blob(self, descriptor: Descriptor, limit: int = ...) -> bytes:
         """A small blob, checked against its descriptor. Raises `NotFound`, `DigestMismatch`, or `Malformed` if it is
         larger than `limit` bytes."""

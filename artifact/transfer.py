@@ -10,13 +10,17 @@ from functools import partial
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import Malformed, NotFound
+from artifact.errors import Malformed, NotFound, ServerError, Unauthorized
 from artifact.manifest import Index, Manifest
 from artifact.parallel import Stopped, run_all, stoppable
 from artifact.progress import Progress
 from artifact.reference import is_tag
+from artifact.remote import RemoteRepository
+from artifact.remote.delta import LEAST, Base, Delta, base_of
 from artifact.repository import Repository
 from artifact.source import Source
+from artifact.tensorindex.attach import index_digest, push_referrer
+from artifact.tensorindex.format import MAX_BYTES
 
 CONCURRENCY = 4
 """How many blobs move at the same time unless the caller says otherwise."""
@@ -40,14 +44,18 @@ def copy_artifact(
     progress: Progress,
     concurrency: int = CONCURRENCY,
     referrers: bool = False,
+    base: Base | None = None,
 ) -> Descriptor:
     """Copy the manifest `digest` with all it needs, and point `tag` at it in the target.
+
+    A registry that can makes large blobs of what it has in `base`, or else in what `tag` points at now, and of what
+    is new; so only that travels. Raises `InvalidInput` if `base` is in another registry than the target.
 
     Blobs go first and the manifest last, so the target never shows a manifest whose parts are missing. With
     `referrers` everything that refers to it (signatures, attestations; also under cosign's tags) follows.
     Returns the manifest's descriptor. Every byte is checked against its digest where it arrives.
     """
-    copy = _Copy(source, target, progress, concurrency)
+    copy = _Copy(source, target, progress, concurrency, base_of(target, tag, base))
     descriptor = copy.manifest(digest, tag)
     if referrers:
         copy.referrers(digest)
@@ -68,8 +76,10 @@ def copy_referrers(
 class _Copy:
     """One copy from place to place, with what it may still move."""
 
-    def __init__(self, source: Repository, target: Repository, progress: Progress, concurrency: int) -> None:
-        self._source, self._target = source, target
+    def __init__(
+        self, source: Repository, target: Repository, progress: Progress, concurrency: int, base: Base | None = None
+    ) -> None:
+        self._source, self._target, self._base = source, target, base
         self._progress, self._concurrency = progress, concurrency
         self._seen: set[Digest] = set()
         self._left = MAX_REFERRER_BYTES
@@ -78,16 +88,38 @@ class _Copy:
         if depth > _MAX_DEPTH:
             raise Malformed(f"{self._source.place}: manifests refer to one another more than {_MAX_DEPTH} levels deep")
         descriptor, raw = self._source.manifest(digest)
+        index: Descriptor | None = None
         if descriptor.media_type in (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST):
             for member in Index.parse(raw, descriptor.media_type).manifests:
                 self.manifest(member.digest, None, depth + 1, bounded=bounded)
         else:
-            blobs = Manifest.parse(raw, descriptor.media_type).blobs
+            manifest = Manifest.parse(raw, descriptor.media_type)
             if bounded:
-                self._spend(len(raw) + sum(blob.size for blob in blobs))
-            copy_blobs(self._source, self._target, blobs, self._progress, self._concurrency)
+                self._spend(len(raw) + sum(blob.size for blob in manifest.blobs))
+            index = self._index(manifest) if depth == 0 else None
+            delta = self._delta(manifest) if depth == 0 else None
+            copy_blobs(self._source, self._target, manifest.blobs, self._progress, self._concurrency, delta)
         self._target.push_manifest(raw, descriptor.media_type, tag)
+        if index is not None:
+            with suppress(ServerError, Unauthorized):  # the artifact is there: without it, it only travels slower
+                push_referrer(self._target, descriptor, index)
         return descriptor
+
+    def _index(self, manifest: Manifest) -> Descriptor | None:
+        """Copy the tensor index, which is no layer, so that the next version can rest on this one."""
+        with suppress(Malformed):
+            digest = index_digest(manifest)
+            size = self._source.blob_size(digest) if digest is not None else None
+            if digest is not None and size is not None and size <= MAX_BYTES:
+                index = Descriptor(mediatypes.TENSOR_INDEX, digest, size)
+                copy_blobs(self._source, self._target, [index], self._progress, self._concurrency)
+                return index
+        return None
+
+    def _delta(self, manifest: Manifest) -> Delta | None:
+        if self._base is None or not isinstance(self._target, RemoteRepository):
+            return None
+        return Delta(self._source, self._target, manifest, self._base)
 
     def referrers(self, subject: Digest, depth: int = 1) -> None:
         for item in self._source.referrers(subject):
@@ -117,11 +149,16 @@ class _Copy:
 
 
 def copy_blobs(
-    source: Repository, target: Repository, blobs: Iterable[Descriptor], progress: Progress, concurrency: int
+    source: Repository,
+    target: Repository,
+    blobs: Iterable[Descriptor],
+    progress: Progress,
+    concurrency: int,
+    delta: Delta | None = None,
 ) -> None:
     """Copy blobs side by side. The first failure stops the others at their next buffer and is raised."""
     contents = {blob: source.blob_source(blob) for blob in blobs}
-    push_blobs(target, contents, progress, concurrency, origin=source)
+    push_blobs(target, contents, progress, concurrency, origin=source, delta=delta)
 
 
 def push_blobs(
@@ -130,13 +167,16 @@ def push_blobs(
     progress: Progress,
     concurrency: int = CONCURRENCY,
     origin: Repository | None = None,
+    delta: Delta | None = None,
 ) -> None:
     """Store blobs side by side, small ones first so that they do not wait behind large ones.
 
-    Where `origin` has them, they are mounted if the target can do that. The first failure stops the others.
+    Where `origin` has them, they are mounted if the target can do that; of large ones only what `delta` does not know
+    to be there is sent. The first failure stops the others.
     """
     ordered = sorted(contents.items(), key=lambda item: item[0].size)
-    run_all([partial(_push_blob, target, blob, content, progress, origin) for blob, content in ordered], concurrency)
+    work = [partial(_push_blob, target, blob, content, progress, origin, delta) for blob, content in ordered]
+    run_all(work, concurrency)
 
 
 def _push_blob(
@@ -145,11 +185,14 @@ def _push_blob(
     content: Source,
     progress: Progress,
     origin: Repository | None,
+    delta: Delta | None,
     stop: threading.Event,
 ) -> None:
     if stop.is_set():
         raise Stopped("stopped")
     if origin is not None and target.mount_blob(blob.digest, origin):
         progress.finish(str(blob.digest), "mounted")
-        return
-    target.push_blob(blob, stoppable(content, stop), progress)
+    elif delta is not None and isinstance(target, RemoteRepository) and blob.size >= LEAST:
+        target.compose_blob(blob, stoppable(content, stop), partial(delta.composition, blob.digest), progress)
+    else:
+        target.push_blob(blob, stoppable(content, stop), progress)

@@ -2,7 +2,7 @@
 network.
 
 The file is an OCI image layout in a tar archive, which other tools read too. The same model gives the same bytes. A
-policy can travel in it with its public keys; whoever loads it decides whether to use that policy.
+policy can travel in it with its public keys and trust roots; whoever loads it decides whether to use that policy.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from runner.store import Store
 from runner.tarmembers import member_source, read_members
 from supplychain.keys import PublicKey
 from supplychain.policy import Policy
+from supplychain.trustroot import TrustRoot, is_inline
 
 POLICY_MEMBER = "stowage/policy.yaml"
 """Where the policy lies in the archive, its keys written into it."""
@@ -134,7 +135,7 @@ class _Checked(io.RawIOBase):
 
 
 def portable_policy(path: Path) -> bytes:
-    """A policy file with its public keys written into it. Raises `InvalidInput`."""
+    """A policy file with its public keys and trust roots written into it. Raises `InvalidInput`."""
     Policy.load(path)
     document = yaml.safe_load(path.read_bytes())
     revoked = (document.get("revoked") or {}).get("keys") or []
@@ -143,6 +144,9 @@ def portable_policy(path: Path) -> bytes:
         if isinstance(location, str) and not location.startswith("-----BEGIN "):
             found = PublicKey.load(location if "://" in location else str(path.parent / location))
             entry["key"] = found.pem.decode()
+        root = (entry.get("keyless") or {}).get("trust-root")
+        if isinstance(root, str) and not is_inline(root):
+            entry["keyless"]["trust-root"] = TrustRoot.load(path.parent / root).document.decode()
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000).encode()
     Policy.parse(text, str(path), PublicKey.load)
     return text

@@ -7,7 +7,6 @@ what they claim. What is refused leaves nothing.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -18,12 +17,15 @@ from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, Malformed, Refused
 from artifact.locate import open_repository, resolve
 from artifact.modelconfig import MAX_CONFIG
+from artifact.moved import size_text
 from artifact.progress import Progress, Quiet
 from artifact.reference import Reference
 from artifact.repository import Repository
+from artifact.tensorindex.attach import push_index, push_referrer
 from artifact.terminal import note
-from artifact.transfer import CONCURRENCY, copy_blobs, copy_referrers
+from artifact.transfer import CONCURRENCY, copy_referrers, push_blobs
 from runner.check import check_files
+from runner.delta import Received, index_of, local_chunks, sources
 from runner.model import Model, model_files, model_manifest
 from runner.store import Store
 from supplychain.decision import Decision
@@ -107,31 +109,50 @@ def find_in(
     return Found(reference, model, raw, origin, stored, decision, store.root)
 
 
-def fetch(found: Found, store: Store, progress: Progress, *, concurrency: int = CONCURRENCY) -> None:
-    """Bring a found model into the store, with its signatures, and tell in a line what was moved.
+@dataclass(frozen=True)
+class Fetched:
+    """What a pull took: the bytes that were moved, of how many the model has."""
+
+    moved: int
+    size: int
+
+
+def fetch(
+    found: Found, store: Store, progress: Progress, *, concurrency: int = CONCURRENCY, delta: bool = True
+) -> Fetched:
+    """Bring a found model into the store, with its signatures and its tensor index, and tell in a line what was moved:
+    with `delta` not what other models in the store have.
 
     Raises `DigestMismatch`, `Refused` if the files are not what they claim, `StorageFull` (what arrived is kept).
     """
     target = store.repository(found.reference)
+    manifest = found.model.manifest
+    blobs = manifest.blobs
+    size = sum(blob.size for blob in blobs)
     if found.stored:
         check(found, store)
-        return
-    blobs = found.model.manifest.blobs
-    counting, began = _Counting(progress, {str(blob.digest): blob.size for blob in blobs}), time.monotonic()
+        return Fetched(0, size)
+    received, began = Received(), time.monotonic()
     try:
         with store.pulling():
-            copy_blobs(found.origin, target, blobs, counting, concurrency)
+            index = index_of(found.origin, target, manifest, received)
+            local = local_chunks(store, target, blobs, index) if index is not None and delta else {}
+            contents = sources(found.origin, blobs, index, local, received)
+            push_blobs(target, contents, progress, concurrency, origin=found.origin)
             check(found, store)
             copy_referrers(found.origin, target, found.model.digest, Quiet(), concurrency)
             store.write_record(found.model.digest, _record(found))
-            target.push_manifest(found.raw, found.model.manifest.media_type, found.reference.tag)
+            subject = target.push_manifest(found.raw, manifest.media_type, found.reference.tag)
+            if index is not None:
+                push_referrer(target, subject, push_index(target, index.to_bytes()))
     except (Refused, Malformed):
         store.discard(blobs)
         raise
     note(
-        f"pulled {found.reference}: {len(found.model.files)} files, {counting.moved:,} bytes moved, "
-        f"{counting.kept:,} were there, {time.monotonic() - began:.1f} s"
+        f"pulled {found.reference}: {len(found.model.files)} files, moved {size_text(received.bytes)} of "
+        f"{size_text(size)}, {time.monotonic() - began:.1f} s"
     )
+    return Fetched(received.bytes, size)
 
 
 def check(found: Found, store: Store) -> None:
@@ -163,28 +184,3 @@ def _record(found: Found) -> dict[str, Any]:
         "from": found.origin.place,
         "verified": verified,
     }
-
-
-class _Counting:
-    """Passes progress on, and counts what moved and what was there."""
-
-    def __init__(self, progress: Progress, sizes: dict[str, int]) -> None:
-        self._progress = progress
-        self._sizes = sizes
-        self._lock = threading.Lock()
-        self.moved = 0
-        self.kept = 0
-
-    def begin(self, name: str, total: int) -> None:
-        self._progress.begin(name, total)
-
-    def advance(self, name: str, count: int) -> None:
-        with self._lock:
-            self.moved += count
-        self._progress.advance(name, count)
-
-    def finish(self, name: str, note: str = "") -> None:
-        if note:
-            with self._lock:
-                self.kept += self._sizes.get(name, 0)
-        self._progress.finish(name, note)

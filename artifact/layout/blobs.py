@@ -14,16 +14,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest, Hasher
 from artifact.errors import DigestMismatch, StorageFull, Unreachable
+from artifact.layout.chunks import wrong_parts
 from artifact.layout.files import sync_folder
-from artifact.layout.pieces import PIECE, fetch_pieces
+from artifact.layout.pieces import PIECE, Brought, fetch_pieces
 from artifact.progress import Progress
 from artifact.source import NoRanges, RangedSource, Reader, Source
+from artifact.tensorindex.format import Chunk
+from artifact.tensorindex.indexed import IndexedSource
 from artifact.terminal import note
 
 _BUFFER = 1024 * 1024
@@ -46,6 +50,10 @@ class Blobs:
         """Where the blob is, or would be."""
         return self._root / "blobs" / digest.algorithm / digest.hex
 
+    def partial(self, digest: Digest) -> Path:
+        """Where the blob is while it arrives. Whoever writes there has it `exclusive`."""
+        return self._root / "ingest" / f"{digest.algorithm}-{digest.hex}"
+
     def write(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
         """Store a blob; False if it was there. Raises `DigestMismatch`, and keeps nothing, if the bytes are not the
         ones the descriptor names; `StorageFull`, and keeps what arrived, if the disk is full."""
@@ -53,12 +61,12 @@ class Blobs:
         if self._is_stored(final, descriptor.size):
             progress.finish(name, "exists")
             return False
-        partial = self._root / "ingest" / f"{descriptor.digest.algorithm}-{descriptor.digest.hex}"
+        partial = self.partial(descriptor.digest)
         for folder in (final.parent, partial.parent):
             folder.mkdir(parents=True, exist_ok=True)
         progress.begin(name, descriptor.size)
         try:
-            with _exclusive(partial) as stream:
+            with exclusive(partial) as stream:
                 if self._is_stored(final, descriptor.size):  # another process was faster
                     partial.unlink(missing_ok=True)
                     progress.finish(name, "exists")
@@ -87,7 +95,7 @@ class Blobs:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[BinaryIO]:
+def exclusive(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for writing with every other writer kept out."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -104,39 +112,72 @@ def _exclusive(path: Path) -> Iterator[BinaryIO]:
 
 def _fill(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress, partial: Path) -> None:
     """Bring the file from what it holds to the whole blob, and check it."""
-    found, resumed = _bring(stream, descriptor, source, progress)
-    if found != descriptor.digest.hex and resumed:
-        # The part left by an earlier attempt may be what is wrong: once more, from nothing.
+    brought = _bring(stream, descriptor, source, progress)
+    if brought.digest != descriptor.digest.hex and isinstance(source, IndexedSource):
+        brought = _mend(stream, descriptor, source, progress, brought)
+    if brought.digest != descriptor.digest.hex and brought.reused:
+        # What was here, or the index it was chosen by, may be what is wrong: once more, from nothing.
+        note(
+            f"warning: what was here of {descriptor.digest.short} is not what it should be: all of it is fetched again"
+        )
         progress.advance(str(descriptor.digest), -os.fstat(stream.fileno()).st_size)
         stream.truncate(0)
-        found, _ = _bring(stream, descriptor, source, progress)
-    if found != descriptor.digest.hex:
+        plain = source.ranges if isinstance(source, IndexedSource) else source
+        brought = replace(_bring(stream, descriptor, plain, progress), suspect=brought.suspect)
+    where = _where(brought.suspect, source)
+    if brought.digest != descriptor.digest.hex:
         partial.unlink(missing_ok=True)
         raise DigestMismatch(
-            f"the bytes received for {descriptor.digest} are other bytes: they are damaged or were tampered with, "
-            "nothing was kept"
+            f"the bytes received for {descriptor.digest} are other bytes{where}: they are damaged or were tampered "
+            "with, nothing was kept"
         )
+    if where:
+        note(f"warning: the tensor index is wrong about {descriptor.digest.short}{where}; its digest is right")
 
 
-def _bring(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> tuple[str, bool]:
-    """Complete the file. Returns its hexadecimal digest, and whether an earlier attempt had left a part of it."""
-    if descriptor.size >= IN_PIECES and isinstance(source, RangedSource):
+def _where(suspect: Chunk | None, source: Source) -> str:
+    """Which chunk is other than the index says, for people; empty for none."""
+    if suspect is None or not isinstance(source, IndexedSource):
+        return ""
+    name = source.file.name_at(suspect.offset)
+    return f" in chunk {suspect.offset}-{suspect.end - 1} ({name}) of {source.file.path}"
+
+
+def _mend(
+    stream: BinaryIO, descriptor: Descriptor, source: IndexedSource, progress: Progress, brought: Brought
+) -> Brought:
+    """Ask again for what is not as the index says, in a file that is not what its digest says."""
+    wrong = wrong_parts(stream.fileno(), source.file)
+    if not wrong:
+        return brought
+    size = sum(part.end - part.start for part in wrong)
+    note(f"warning: {len(wrong)} parts of {descriptor.digest.short} are damaged: {size:,} bytes are fetched again")
+    progress.advance(str(descriptor.digest), -descriptor.size)
+    try:
+        mended = fetch_pieces(stream.fileno(), descriptor, source, progress, only=wrong)
+    except NoRanges:
+        return replace(brought, reused=descriptor.size)
+    return replace(mended, reused=brought.reused, suspect=mended.suspect or brought.suspect)
+
+
+def _bring(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> Brought:
+    """Complete the file."""
+    if isinstance(source, IndexedSource) or (descriptor.size >= IN_PIECES and isinstance(source, RangedSource)):
         try:
-            found, left = fetch_pieces(stream.fileno(), descriptor, source, progress)
-            return found, left > 0
+            return fetch_pieces(stream.fileno(), descriptor, source, progress)
         except NoRanges as reason:
             note(f"warning: {reason}: a broken transfer has to read again what it had, and one connection is all")
             stream.truncate(0)
     return _bring_in_order(stream, descriptor, source, progress)
 
 
-def _bring_in_order(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> tuple[str, bool]:
+def _bring_in_order(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> Brought:
     resumed = _discard_excess(stream, descriptor.size)
     hasher = descriptor.digest.hasher()
     done = _rehash(stream, hasher, resumed)
     progress.advance(str(descriptor.digest), done)
     done = _receive(stream, hasher, done, descriptor, source, progress)
-    return hasher.hexdigest() if done == descriptor.size else "", resumed > 0
+    return Brought(hasher.hexdigest() if done == descriptor.size else "", resumed)
 
 
 def _discard_excess(stream: BinaryIO, size: int) -> int:

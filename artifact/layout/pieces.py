@@ -2,27 +2,43 @@
 
 The file has the blob's length from the start. Behind the blob's bytes stands a `Record` of what is there, so that a
 transfer that was killed goes on without fetching or hashing anything twice. It is cut off when the digest is proven.
+
+Where the blob's tensor index is known, the pieces are its chunks: those that local files hold are copied from there,
+and those that come slower than they could be checked are checked one by one. The digest of the whole decides in any
+case, so that an index, or a local file, that lies costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from artifact.descriptor import Descriptor
 from artifact.digest import Hasher
 from artifact.errors import Unreachable
+from artifact.layout.chunks import ChunkCheck, WrongChunk
+from artifact.layout.copying import Copier, Gone
 from artifact.layout.pace import Pace
+from artifact.layout.plan import Job, Part, Way, parts, pieces, plan
 from artifact.layout.record import Record
 from artifact.midstate import ResumableSha256, supported
 from artifact.progress import Progress
-from artifact.source import RangedSource, Reader
+from artifact.source import RangedSource
+from artifact.tensorindex.format import Chunk
+from artifact.tensorindex.indexed import IndexedSource
 
 PIECE = 16 * 1024 * 1024
-"""Bytes asked for at a time."""
+"""Most bytes asked for at a time."""
+
+NEAR = 256 * 1024
+"""Bytes that are asked for though they are here, where that makes one request of two."""
 
 CONNECTIONS = 4
 """Most connections that one blob uses."""
@@ -36,70 +52,115 @@ _AHEAD = 32
 _ATTEMPTS = 5
 """How often a piece that makes no headway at all is asked for again."""
 
+_CHUNK_ATTEMPTS = 3
+"""How often a chunk is asked for that arrives wrong."""
 
-def fetch_pieces(file: int, blob: Descriptor, source: RangedSource, progress: Progress) -> tuple[str, int]:
+_PROVE_BELOW = 500_000_000
+"""Bytes a second below which every chunk is checked when it arrives: the processor has the time. Where they come
+faster, the chunks are looked at only if the digest of the whole is not right."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a transfer made: the hexadecimal digest of the file, how many of its bytes did not come from the source but
+    had been there or were copied from elsewhere, and the chunk that came wrong every time it was asked for."""
+
+    digest: str
+    reused: int = 0
+    suspect: Chunk | None = None
+
+
+def fetch_pieces(
+    file: int, blob: Descriptor, source: RangedSource, progress: Progress, only: Sequence[Part] | None = None
+) -> Brought:
     """Bring the open `file` from what it holds to the whole blob, without its record.
 
-    Returns the hexadecimal digest of the file, and how many bytes an earlier transfer had left.
+    With `only` the file is whole but for these parts of what its index speaks of, which are asked for.
     Raises `NoRanges`, with nothing of use in the file; what the source raises, with a record of what arrived.
     """
-    transfer = _Transfer(file, blob, source, progress)
-    left = transfer.present()
-    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as threads:
-        found = transfer.run(threads)
+    transfer = _Transfer(file, blob, source, progress, only)
+    with ThreadPoolExecutor(CONNECTIONS + 1, thread_name_prefix="fetch") as threads:
+        brought = transfer.run(threads)
     os.ftruncate(file, blob.size)
-    return found, left
+    return brought
 
 
 class _Transfer:
-    """One blob on its way. Fetching threads fill pieces; the calling thread hashes them in order."""
+    """One blob on its way. Other threads do jobs; the calling thread hashes them in order."""
 
-    def __init__(self, file: int, blob: Descriptor, source: RangedSource, progress: Progress) -> None:
+    def __init__(
+        self, file: int, blob: Descriptor, source: RangedSource, progress: Progress, only: Sequence[Part] | None
+    ) -> None:
         self._file, self._size, self._name = file, blob.size, str(blob.digest)
         self._source, self._progress = source, progress
-        count = -(-blob.size // PIECE)
-        record = Record.read(file, blob.size, PIECE)
-        self._filled = [self._length(index) if index in record.done else 0 for index in range(count)]
-        self._unclaimed = [index for index in reversed(range(count)) if index not in record.done]
+        self._index = source.file if isinstance(source, IndexedSource) else None
         self._hashed, self._hasher = 0, blob.digest.hasher()
+        record = Record.read(file, blob.size, PIECE) if only is None else Record(PIECE, 0, None, frozenset())
         if blob.digest.algorithm == "sha256" and supported():
             self._hashed, self._hasher = _resumed(record)
-        self._arrived = 0
+        self._jobs = self._plan(record, only)
+        self._filled = [job.end - job.start if job.way is Way.HERE else 0 for job in self._jobs]
+        self._remote = [index for index, job in enumerate(self._jobs) if job.way is Way.REMOTE]  # a heap
+        self._local = [index for index, job in enumerate(self._jobs) if job.way is Way.LOCAL]  # another
+        self._reused, self._arrived, self._saved = sum(self._filled), 0, self._hashed
+        self._always_prove = only is not None
+        self._suspect: Chunk | None = None
+        self._began = time.monotonic()
         self._pace = Pace(CONNECTIONS)
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._ended = False
-        _allocate(file, blob.size)
+        allocate(file, blob.size)
         self._save()
 
-    def present(self) -> int:
-        """Bytes that are there."""
-        return sum(self._filled)
+    def _plan(self, record: Record, only: Sequence[Part] | None) -> list[Job]:
+        given = parts(self._index) if self._index is not None else pieces(self._size, PIECE)
+        if only is not None:
+            wrong = {part.start for part in only}
+            asked = (part._replace(hole=False) if part.start in wrong else part for part in given)
+            return plan(asked, lambda part: part.start not in wrong, {}, PIECE, NEAR)
+        local = self._source.local if isinstance(self._source, IndexedSource) else {}
+        return plan(given, self._arrival(record), local, PIECE, NEAR)
 
-    def run(self, threads: ThreadPoolExecutor) -> str:
-        """Fetch and hash what is missing; returns the digest in hexadecimal."""
-        self._progress.advance(self._name, self.present())
+    def _arrival(self, record: Record) -> Callable[[Part], bool]:
+        hashed, done = self._hashed, record.done
+        return lambda part: (
+            part.end <= hashed or all(piece in done for piece in range(part.start // PIECE, -(-part.end // PIECE)))
+        )
+
+    def run(self, threads: ThreadPoolExecutor) -> Brought:
+        """Do the jobs, and hash."""
+        self._threads = threads
+        self._progress.advance(self._name, self._reused)
         try:
-            threads.submit(self._fetch_pieces)
+            if self._local:
+                threads.submit(self._working, self._copy_jobs)
+            if self._remote:
+                threads.submit(self._working, self._fetch_jobs)
             buffer = memoryview(bytearray(_BUFFER))
-            while self._hashed < self._size:
-                self._hash(self._wait(threads), buffer)
-            return self._hasher.hexdigest()
+            for index, job in enumerate(self._jobs):
+                while self._hashed < job.end:
+                    self._hash(self._wait(index), buffer)
+                with self._changed:
+                    self._changed.notify_all()  # to whoever may not be further ahead
+                if self._hashed - self._saved >= PIECE:
+                    self._save()
+            return Brought(self._hasher.hexdigest(), self._reused, self._suspect)
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _wait(self, threads: ThreadPoolExecutor) -> int:
-        """Wait for bytes to hash; returns how far they reach. Adds a connection where one more helps."""
-        index = self._hashed // PIECE
+    def _wait(self, index: int) -> int:
+        """Wait for bytes of a job to hash; returns how far they reach. Adds a connection where one more helps."""
+        start = self._jobs[index].start
         with self._changed:
-            while self._hashed >= (end := index * PIECE + self._filled[index]):
+            while self._hashed >= (end := start + self._filled[index]):
                 if self._failure is not None:
                     raise self._failure
                 self._changed.wait(1)
-                if self._unclaimed and self._pace.wants_another(time.monotonic(), self._arrived):
-                    threads.submit(self._fetch_pieces)
+                if self._remote and self._pace.wants_another(time.monotonic(), self._arrived):
+                    self._threads.submit(self._working, self._fetch_jobs)
             return end
 
     def _hash(self, end: int, buffer: memoryview) -> None:
@@ -109,64 +170,103 @@ class _Transfer:
                 raise OSError(errno.EIO, "the file was cut short while it was written")
             self._hasher.update(buffer[:count])
             self._hashed += count
-        if self._hashed % PIECE == 0:
-            self._save()
 
     def _save(self) -> None:
         """Write down what is there. Only the hashing thread does."""
-        whole = frozenset(index for index, filled in enumerate(self._filled) if filled == self._length(index))
+        whole = set(range(-(-self._size // PIECE)))
+        for job, filled in zip(self._jobs, self._filled, strict=True):
+            if job.start + filled < job.end:
+                whole.difference_update(range((job.start + filled) // PIECE, -(-job.end // PIECE)))
         midstate = self._hasher.state() if isinstance(self._hasher, ResumableSha256) else None
         hashed = self._hashed if midstate is not None else 0
-        Record(PIECE, hashed, midstate, whole).write(self._file, self._size)
+        Record(PIECE, hashed, midstate, frozenset(whole)).write(self._file, self._size)
+        self._saved = self._hashed
 
-    def _fetch_pieces(self) -> None:
-        """What one connection does until nothing is left to claim."""
-        buffer = memoryview(bytearray(_BUFFER))
+    def _working(self, work: Callable[[], None]) -> None:
         try:
-            while (index := self._claim()) is not None:
-                self._fetch_piece(index, buffer)
+            work()
         except BaseException as error:
             with self._changed:
                 self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _claim(self) -> int | None:
+    def _claim(self, heap: list[int]) -> int | None:
+        """The next job of those in `heap`; None when there is none, or the transfer has ended."""
         with self._changed:
-            while not self._ended and self._failure is None and self._unclaimed:
-                if self._unclaimed[-1] <= self._hashed // PIECE + _AHEAD:
-                    return self._unclaimed.pop()
+            while not self._ended and self._failure is None and heap:
+                if self._jobs[heap[0]].start <= self._hashed + _AHEAD * PIECE:
+                    return heapq.heappop(heap)
                 self._changed.wait(1)
             return None
 
-    def _fetch_piece(self, index: int, buffer: memoryview) -> None:
-        failures = 0
-        while (left := self._length(index) - self._filled[index]) and not self._ended:
+    def _copy_jobs(self) -> None:
+        """Copy what local files hold; what they do not hold after all is asked for."""
+        with Copier(self._file) as copier:
+            while (index := self._claim(self._local)) is not None:
+                job = self._jobs[index]
+                try:
+                    for item in job.copies:
+                        copier.copy(item)
+                    self._there(index, job.end, copied=job.end - job.start)
+                except Gone:
+                    with self._changed:
+                        self._jobs[index] = replace(job, way=Way.REMOTE, copies=())
+                        heapq.heappush(self._remote, index)
+                    self._threads.submit(self._working, self._fetch_jobs)
+
+    def _there(self, index: int, end: int, *, arrived: int = 0, copied: int = 0) -> None:
+        """The bytes of a job are there up to `end`."""
+        with self._changed:
+            self._filled[index] = end - self._jobs[index].start
+            self._arrived += arrived
+            self._reused += copied
+            self._changed.notify_all()
+        self._progress.advance(self._name, arrived + copied)
+
+    def _fetch_jobs(self) -> None:
+        """What one connection does until nothing is left to claim."""
+        buffer = memoryview(bytearray(_BUFFER))
+        while (index := self._claim(self._remote)) is not None:
+            self._fetch(index, buffer)
+
+    def _fetch(self, index: int, buffer: memoryview) -> None:
+        job, failures = self._jobs[index], 0
+        position, wrong = job.start, Counter[Chunk]()
+        check = ChunkCheck(job.chunks, position) if self._proves() else None
+        while position < job.end and not self._ended:
             try:
-                with self._source.range(index * PIECE + self._filled[index], left) as reader:
-                    while self._take(reader, index, buffer):
-                        failures = 0
+                with self._source.range(position, job.end - position) as reader:
+                    while position < job.end and not self._ended:
+                        most = min(len(buffer), job.end - position, (check and check.room) or len(buffer))
+                        if not (count := reader.readinto(buffer[:most])):
+                            raise Unreachable(f"{self._name}: the source ended before the blob did")
+                        write_all(self._file, buffer[:count], position)
+                        position, failures = position + count, 0
+                        try:
+                            if check is not None:
+                                check.update(buffer[:count])
+                        finally:
+                            self._there(index, check.proven if check is not None else position, arrived=count)
             except Unreachable:
                 failures += 1
                 if failures >= _ATTEMPTS:
                     raise
                 time.sleep(min(0.2 * 2**failures, 5))
+            except WrongChunk as error:
+                chunk = error.chunk
+                wrong[chunk] += 1
+                if wrong[chunk] < _CHUNK_ATTEMPTS:
+                    self._progress.advance(self._name, chunk.offset - position)
+                    position = chunk.offset
+                else:  # this or the index is wrong, which the digest of the whole will tell
+                    self._suspect, check = self._suspect or chunk, None
+                    self._there(index, position)
 
-    def _take(self, reader: Reader, index: int, buffer: memoryview) -> bool:
-        """Move one buffer from `reader` to its place in the file. False when the piece is whole, or not wanted."""
-        filled = self._filled[index]
-        count = reader.readinto(buffer[: min(len(buffer), self._length(index) - filled)])
-        if not count:
+    def _proves(self) -> bool:
+        """Whether the chunks of the next job are checked when they arrive."""
+        if self._index is None or self._suspect is not None:
             return False
-        _write_all(self._file, buffer[:count], index * PIECE + filled)
-        self._progress.advance(self._name, count)
-        with self._changed:
-            self._filled[index] = filled + count
-            self._arrived += count
-            self._changed.notify_all()
-            return not self._ended and self._filled[index] < self._length(index)
-
-    def _length(self, index: int) -> int:
-        return min(PIECE, self._size - index * PIECE)
+        return self._always_prove or self._arrived < _PROVE_BELOW * (time.monotonic() - self._began)
 
 
 def _resumed(record: Record) -> tuple[int, Hasher]:
@@ -178,7 +278,7 @@ def _resumed(record: Record) -> tuple[int, Hasher]:
     return 0, ResumableSha256()
 
 
-def _allocate(file: int, size: int) -> None:
+def allocate(file: int, size: int) -> None:
     """Reserve the blob's room, so that a full disk is met now and not after an hour."""
     before = os.fstat(file).st_size
     try:
@@ -190,7 +290,8 @@ def _allocate(file: int, size: int) -> None:
         os.ftruncate(file, max(before, size))
 
 
-def _write_all(file: int, data: memoryview, offset: int) -> None:
+def write_all(file: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`."""
     while data:
         count = os.pwrite(file, data, offset)
         data, offset = data[count:], offset + count

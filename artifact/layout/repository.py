@@ -153,6 +153,11 @@ class LayoutRepository:
         """Whether the blob is in the layout."""
         return self._blobs.path(digest).is_file()
 
+    def blob_size(self, digest: Digest) -> int | None:
+        """The size in bytes of a blob of the layout; None if it is not there."""
+        path = self._blobs.path(digest)
+        return path.stat().st_size if path.is_file() else None
+
     def read_blob(self, descriptor: Descriptor, limit: int = MAX_BYTES) -> bytes:
         """A small blob, checked. Raises `NotFound`, `DigestMismatch`, `Malformed` if larger than `limit` bytes."""
         if descriptor.size > limit:

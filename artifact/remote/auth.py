@@ -38,9 +38,21 @@ Send = Callable[..., urllib3.BaseHTTPResponse]
 
 
 class Authorizer:
-    """Finds the ``Authorization`` header for requests to one registry. Safe for several threads."""
+    """Finds the ``Authorization`` header for requests to one registry. Safe for several threads.
 
-    def __init__(self, scheme: str, host: str, credentials: Credentials, send: Send) -> None:
+    With `token_hosts`, tokens are asked for at the registry itself, at its known token service, and there; nowhere
+    else, whatever it says (CVE-2026-33540).
+    """
+
+    def __init__(
+        self,
+        scheme: str,
+        host: str,
+        credentials: Credentials,
+        send: Send,
+        token_hosts: frozenset[str] | None = None,
+    ) -> None:
+        self._token_hosts = token_hosts
         self._scheme = scheme
         self._host = host
         self._credentials = credentials
@@ -100,6 +112,9 @@ class Authorizer:
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.fragment:
             raise ServerError(f"{self._host} names a token service that is no URL: {realm[:100]!r}")
+        own = parts.netloc in (self._host, _ONE_SERVICE.get(self._host))
+        if self._token_hosts is not None and not own and parts.netloc.lower() not in self._token_hosts:
+            raise Unauthorized(f"{self._host} names a token service elsewhere ({parts.netloc}): not asked")
         if host_only(parts.netloc) != host_only(self._host):
             if self._scheme == "https" and parts.scheme != "https":
                 raise Unauthorized(f"{self._host} names a token service without TLS ({parts.netloc}): not asked")

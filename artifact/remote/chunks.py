@@ -24,6 +24,7 @@ ATTEMPTS = 5
 """How often a request that makes no headway is sent again."""
 
 OCTETS = {"Content-Type": "application/octet-stream"}
+RANGES = {"Content-Type": "application/vnd.dev.stowage.ranges.v1+json"}
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
 
 
@@ -31,6 +32,11 @@ def chunk_size(response: Response) -> int:
     """Bytes to send in one request, after the answer that began an upload."""
     minimum = response.headers.get("OCI-Chunk-Min-Length", "")
     return max(CHUNK, int(minimum)) if minimum.isdecimal() else CHUNK
+
+
+def composes(response: Response) -> bool:
+    """Whether the registry takes ranges of its blobs for bytes of an upload, as its answer about the upload says."""
+    return response.headers.get("Stowage-Compose") == "v1"
 
 
 def received(response: Response) -> int:
@@ -59,20 +65,25 @@ def with_digest(location: str, digest: Digest) -> str:
 
 
 class Sent:
-    """How much of a blob was sent, as its progress is told it: what went in vain is taken back."""
+    """How much of a blob was sent, as its progress is told it: what went in vain is taken back. `travelled` says how
+    many of the blob's first so many bytes are sent; all of them, unless the registry takes some from elsewhere."""
 
-    def __init__(self, progress: Progress, name: str) -> None:
+    def __init__(self, progress: Progress, name: str, travelled: Callable[[int], int] = int) -> None:
         self._progress, self._name = progress, name
+        self._travelled = travelled
         self._reported = 0
 
     def stands_at(self, done: int) -> None:
         """`done` bytes are safe, nothing else is under way."""
-        self._progress.advance(self._name, done - self._reported)
-        self._reported = done
+        self._report(self._travelled(done))
+
+    def _report(self, sent: int) -> None:
+        self._progress.advance(self._name, sent - self._reported)
+        self._reported = sent
 
     def count(self, amount: int) -> None:
         """Further bytes on their way, acknowledged or not."""
-        self.stands_at(self._reported + amount)
+        self._report(self._reported + amount)
 
 
 class Chunk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -12,6 +13,7 @@ from artifact.errors import DigestMismatch, InvalidInput, Malformed, NotFound, S
 from artifact.manifest import MAX_BYTES, Index, Manifest, load_json
 from artifact.progress import Progress
 from artifact.reference import is_name, is_tag, referrers_tag
+from artifact.remote.composition import Composition
 from artifact.remote.credentials import Credentials
 from artifact.remote.download import RemoteBlob
 from artifact.remote.transport import Response, Transport
@@ -26,16 +28,25 @@ _MAX_REFERRERS = 10_000
 
 
 class RemoteRepository:
-    """The repository `name` in the registry `host`. Safe for several threads."""
+    """The repository `name` in the registry `host`. Safe for several threads.
+
+    `transport` is that of other repositories of the same registry, whose connections it shares.
+    """
 
     def __init__(
-        self, host: str, name: str, *, plain_http: bool = False, credentials: Credentials | None = None
+        self,
+        host: str,
+        name: str,
+        *,
+        plain_http: bool = False,
+        credentials: Credentials | None = None,
+        transport: Transport | None = None,
     ) -> None:
         if not is_name(name):
             raise InvalidInput(f"not a repository name: {name[:80]!r}")
         self.host = host
         self.name = name
-        self._transport = Transport(host, plain_http=plain_http, credentials=credentials)
+        self._transport = transport or Transport(host, plain_http=plain_http, credentials=credentials)
         if host in ("docker.io", "index.docker.io") and "/" not in name:
             self.name = f"library/{name}"
         self._base = f"/v2/{self.name}"
@@ -110,7 +121,7 @@ class RemoteRepository:
             if not isinstance(tags, list):
                 raise ServerError(f"{self.place}: the tag list is no list")
             found.update(tag for tag in tags if isinstance(tag, str) and is_tag(tag))
-            following = _next(response, url)
+            following = next_page(response, url)
             if following is None:
                 return sorted(found)
             url = following
@@ -126,7 +137,7 @@ class RemoteRepository:
             for _ in range(_MAX_PAGES):
                 response = self._transport.request("GET", url, scope=self._pull, expect=(200,), what="referrers")
                 found.update((item.digest, item) for item in Index.parse(response.data).manifests)
-                following = _next(response, url)
+                following = next_page(response, url)
                 if following is None or len(found) > _MAX_REFERRERS:
                     break
                 url = following
@@ -145,12 +156,21 @@ class RemoteRepository:
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the registry serves the blob in this repository."""
+        return self._head_blob(digest) is not None
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """The size in bytes of a blob of this repository, by HEAD; None if it is not there, or the registry does not
+        say."""
+        response = self._head_blob(digest)
+        length = response.headers.get("Content-Length", "") if response is not None else ""
+        return int(length) if length.isdecimal() else None
+
+    def _head_blob(self, digest: Digest) -> Response | None:
         with suppress(NotFound):
-            self._transport.request(
+            return self._transport.request(
                 "HEAD", f"{self._base}/blobs/{digest}", scope=self._pull, expect=(200,), what=f"blob {digest.short}"
             )
-            return True
-        return False
+        return None
 
     def read_blob(self, descriptor: Descriptor, limit: int = MAX_BYTES) -> bytes:
         """A small blob, checked. Raises `NotFound`, `DigestMismatch`, `Malformed` if larger than `limit` bytes."""
@@ -178,6 +198,17 @@ class RemoteRepository:
             progress.finish(str(descriptor.digest), "exists")
             return False
         BlobUpload(self._transport, self.name, descriptor, source, progress).run()
+        return True
+
+    def compose_blob(
+        self, descriptor: Descriptor, source: Source, find: Callable[[], Composition | None], progress: Progress
+    ) -> bool:
+        """As `push_blob`; where the registry can take some of the blob from other blobs, and does so, only the rest is
+        sent. `find` says what that is, and is asked if the blob is not there."""
+        if self.has_blob(descriptor.digest):
+            progress.finish(str(descriptor.digest), "exists")
+            return False
+        BlobUpload(self._transport, self.name, descriptor, source, progress, find()).run()
         return True
 
     def add_blob(self, name: str, size: int, source: Source, progress: Progress) -> Digest:
@@ -211,6 +242,13 @@ class RemoteRepository:
             what=f"tag {tag} in {self.name}",
         )  # fmt: skip
 
+    def delete_manifest(self, digest: Digest) -> None:
+        """Remove a manifest, with the tags that point at it. Raises `NotFound`."""
+        self._transport.request(
+            "DELETE", f"{self._base}/manifests/{digest}", scope=f"repository:{self.name}:pull,push,delete",
+            expect=(202,), what=f"manifest {digest.short} in {self.name}",
+        )  # fmt: skip
+
     def _digest(self, text: str) -> Digest:
         try:
             return Digest.parse(text)
@@ -222,7 +260,7 @@ def _media_type(response: Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip() or mediatypes.IMAGE_MANIFEST
 
 
-def _next(response: Response, url: str) -> str | None:
+def next_page(response: Response, url: str) -> str | None:
     """The next page of a listing (RFC 8288), taken only as path and query: a listing stays on its host."""
     for link in response.headers.get("Link", "").split(","):
         target, _, parameters = link.strip().partition(";")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,6 +17,7 @@ from artifact.errors import NotFound, ServerError, StowageError, Unauthorized, U
 from artifact.remote.auth import Authorizer
 from artifact.remote.credentials import Credentials
 from artifact.remote.hosts import is_internal, scheme_of
+from artifact.remote.pace import Pace
 from artifact.version import USER_AGENT
 
 Response = urllib3.BaseHTTPResponse
@@ -27,6 +29,7 @@ _ATTEMPTS = 4
 _MAX_REDIRECTS = 5
 _MAX_WAIT = 30.0
 _MAX_ERROR = 64 * 1024
+_MAX_BODY = 8 * 1024 * 1024  # twice the largest document there is, so that it is the document which is refused
 _AGAIN = (429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
@@ -48,13 +51,24 @@ class _Call:
 class Transport:
     """Requests to the registry `host`. Safe for several threads."""
 
-    def __init__(self, host: str, *, plain_http: bool = False, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        plain_http: bool = False,
+        credentials: Credentials | None = None,
+        pace: Pace | None = None,
+        token_hosts: frozenset[str] | None = None,
+    ) -> None:
         self.host = host
+        self._pace = pace or Pace()
         self.scheme = scheme_of(host, plain_http)
         wire_host = "registry-1.docker.io" if host in ("docker.io", "index.docker.io") else host
         self.base = f"{self.scheme}://{wire_host}"
         self._pools: dict[str, urllib3.PoolManager] = {}
-        self._authorizer = Authorizer(self.scheme, host, credentials or Credentials.load(), self._send)
+        self._authorizer = Authorizer(
+            self.scheme, host, credentials or Credentials.load(), self._send, token_hosts
+        )
 
     def request(
         self,
@@ -93,7 +107,9 @@ class Transport:
                 return response
             if response.status not in _AGAIN or not retry or attempt == _ATTEMPTS - 1:
                 self._raise(response, method, what or url)
-            _patience(response)
+            wait = _asked_wait(response)
+            self._pace.hold(wait)
+            time.sleep(wait)
         assert failure is not None
         raise failure
 
@@ -141,6 +157,7 @@ class Transport:
         timeout: urllib3.Timeout = _TIMEOUT,
     ) -> Response:
         content = body() if callable(body) else body
+        self._pace.wait()
         try:
             return self._pool(url).request(
                 method, url, headers=headers, body=content, redirect=False, retries=False, preload_content=False,
@@ -171,7 +188,11 @@ class Transport:
 def _load(response: Response, host: str) -> None:
     """Read a small body whole, so that its connection is free again."""
     try:
-        response.read(cache_content=True)
+        data = response.read(_MAX_BODY + 1)
+        if len(data) > _MAX_BODY:
+            response.close()
+            raise ServerError(f"{host} sends an answer of more than {_MAX_BODY} bytes: not read")
+        response._body = data  # type: ignore[attr-defined]  # where urllib3 looks for what has been read
     except urllib3.exceptions.HTTPError as error:
         raise Unreachable(f"{host} broke off its answer: {_reason(error)}") from None
     finally:
@@ -183,11 +204,17 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc.lower()
 
 
-def _patience(response: Response) -> None:
+def _asked_wait(response: Response) -> float:
+    """How long the server asks to be left alone, in seconds (RFC 9110, section 10.2.3), within what is bearable."""
     stated = response.headers.get("Retry-After", "")
     response.drain_conn()
     if stated.isdecimal():
-        time.sleep(min(float(stated), _MAX_WAIT))
+        return min(float(stated), _MAX_WAIT)
+    try:
+        until = parsedate_to_datetime(stated).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(until - time.time(), 0.0), _MAX_WAIT)
 
 
 def _first_error(response: Response) -> str:

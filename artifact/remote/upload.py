@@ -1,7 +1,11 @@
 """Writing blobs to a registry. Source: distribution-spec, "Pushing blobs".
 
 A small blob goes in one PUT. A large one goes in PATCHes of bounded size, so that a broken connection or a dead server
-costs one of them at most; where the registry refuses a second PATCH, the whole blob goes in one PUT.
+costs one of them at most; where the registry refuses a second PATCH, the whole blob goes in one PUT. The chunks of one
+blob go over one connection, one after the other: the specification has them in order, as has their hash.
+
+Where the registry announces it (docs/registry.md, "Composing a blob from blobs that are there"), what it has in other
+blobs is named instead of sent. Whatever goes wrong with that, the bytes are sent after all.
 """
 
 from __future__ import annotations
@@ -9,19 +13,22 @@ from __future__ import annotations
 import time
 
 from artifact.descriptor import Descriptor
-from artifact.errors import DigestMismatch, NotFound, ServerError, Unreachable
+from artifact.errors import DigestMismatch, NotFound, ServerError, Unauthorized, Unreachable
 from artifact.progress import Progress
 from artifact.remote.chunks import (
     ATTEMPTS,
     CHUNK,
     OCTETS,
+    RANGES,
     Chunk,
     Sent,
     chunk_size,
+    composes,
     location_of,
     received,
     with_digest,
 )
+from artifact.remote.composition import Composition, document
 from artifact.remote.sessions import UploadSessions
 from artifact.remote.transport import Response, Transport
 from artifact.source import Source
@@ -31,7 +38,13 @@ class BlobUpload:
     """The upload of one blob to one repository."""
 
     def __init__(
-        self, transport: Transport, name: str, descriptor: Descriptor, source: Source, progress: Progress
+        self,
+        transport: Transport,
+        name: str,
+        descriptor: Descriptor,
+        source: Source,
+        progress: Progress,
+        composition: Composition | None = None,
     ) -> None:
         self._transport = transport
         self._name = name
@@ -42,25 +55,47 @@ class BlobUpload:
         self._place = f"{transport.base}/{name}"
         self._sessions = UploadSessions()
         self._chunk_size = CHUNK
-        self._sent = Sent(progress, self._label)
+        self._composition = composition
+        self._composed = False
+        others = composition.repositories if composition is not None else ()
+        self._scope = " ".join((f"repository:{name}:pull,push", *(f"repository:{other}:pull" for other in others)))
+        self._sent = Sent(progress, self._label, self._travelled)
 
     def run(self) -> None:
         """Send the blob. Raises `DigestMismatch` if the registry finds other bytes, `Unreachable` if it stays away."""
-        self._progress.begin(self._label, self._descriptor.size)
-        if self._descriptor.size <= CHUNK:
-            self._put_whole()
-        else:
-            try:
-                self._send_chunks()
-            except ServerError:  # a registry that takes no second PATCH: everything at once
-                self._sent.stands_at(0)
-                self._put_whole()
+        try:
+            self._send()
+        except DigestMismatch:
+            if not self._composed:
+                raise
+            self._composition, self._composed = None, False  # what an index says of blobs that are there is not so
+            self._send()
         self._sessions.forget(self._place, self._descriptor.digest)
         self._progress.finish(self._label)
+
+    def _send(self) -> None:
+        if self._descriptor.size <= CHUNK and self._composition is None:
+            self._progress.begin(self._label, self._descriptor.size)
+            return self._put_whole()
+        try:
+            self._send_chunks()
+        except ServerError:  # a registry that takes no second PATCH: everything at once
+            self._composition = None
+            self._sent.stands_at(0)
+            self._put_whole()
+
+    def _travelled(self, done: int) -> int:
+        return done if self._composition is None else self._composition.travelled(done)
 
     def _begin(self) -> str:
         response = self._request("POST", f"/v2/{self._name}/blobs/uploads/", (202,), headers={"Content-Length": "0"})
         self._chunk_size = chunk_size(response)
+        return self._goes_on(response)
+
+    def _goes_on(self, response: Response) -> str:
+        """Where an upload goes on; without taking anything from elsewhere if the registry does not offer that."""
+        if not composes(response):
+            self._composition = None
         return location_of(response, self._transport)
 
     def _put_whole(self) -> None:
@@ -80,14 +115,13 @@ class BlobUpload:
     def _send_chunks(self) -> None:
         digest, size, failures = self._descriptor.digest, self._descriptor.size, 0
         location, done = self._resume() or (self._begin(), 0)
+        self._progress.begin(self._label, self._travelled(size))
         self._sessions.put(self._place, digest, location)
         self._sent.stands_at(done)
         while done < size:
-            end = min(done + self._chunk_size, size)
-            headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
             try:
-                response = self._request("PATCH", location, (202,), headers=headers, body=self._chunk(done, end))
-                location, done, failures = location_of(response, self._transport), end, 0
+                location, done = self._send_some(location, done)
+                failures = 0
                 self._sessions.put(self._place, digest, location)
             except Unreachable:
                 failures += 1
@@ -97,6 +131,28 @@ class BlobUpload:
                 location, done = self._resume() or (self._begin(), 0)
             self._sent.stands_at(done)
         self._request("PUT", with_digest(location, digest), (201,), headers={"Content-Length": "0"})
+
+    def _send_some(self, location: str, done: int) -> tuple[str, int]:
+        """One request; where the upload goes on and how far it is then."""
+        end, pieces = (self._descriptor.size, []) if self._composition is None else self._composition.step(done)
+        if pieces:
+            try:
+                response = self._request(
+                    "PATCH",
+                    location,
+                    (202,),
+                    headers={**RANGES, "Content-Range": f"{done}-{end - 1}"},
+                    ranges=document(pieces),
+                )
+                self._composed = True
+                return location_of(response, self._transport), end
+            except (NotFound, ServerError, Unauthorized):  # a blob went, or may not be read
+                self._composition = None
+                return self._resume() or (self._begin(), 0)
+        end = min(end, done + self._chunk_size)
+        headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
+        response = self._request("PATCH", location, (202,), headers=headers, body=self._chunk(done, end))
+        return location_of(response, self._transport), end
 
     def _resume(self) -> tuple[str, int] | None:
         """Where an upload begun earlier stands: its location and how many bytes the registry has of it."""
@@ -108,18 +164,18 @@ class BlobUpload:
             done = received(response)
             if done > self._descriptor.size:
                 return None
-            return location_of(response, self._transport), done
+            return self._goes_on(response), done
         except (NotFound, ServerError):
             self._sessions.forget(self._place, self._descriptor.digest)
             return None
 
     def _request(
         self, method: str, url: str, expect: tuple[int, ...], *, headers: dict[str, str] | None = None,
-        body: Chunk | None = None, retry: bool = False,
+        body: Chunk | None = None, ranges: bytes | None = None, retry: bool = False,
     ) -> Response:  # fmt: skip
         try:
             return self._transport.request(
-                method, url, scope=f"repository:{self._name}:pull,push", expect=expect, headers=headers, body=body,
+                method, url, scope=self._scope, expect=expect, headers=headers, body=body or ranges,
                 retry=retry or method == "POST", what=f"blob {self._descriptor.digest.short} of {self._name}",
             )  # fmt: skip
         except ServerError as error:

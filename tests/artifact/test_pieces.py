@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from artifact.layout.record import Record
 from artifact.midstate import ResumableSha256, supported
 from artifact.remote import RemoteRepository
 from artifact.transfer import copy_blobs
-from tests.artifact.exchanges import QUIET, Exchange, Serve
+from tests.artifact.exchanges import QUIET, Exchange, Serve, asked, nothing_named
 
 PIECE = 100_000
 DATA = os.urandom(25 * PIECE + 777)
@@ -39,13 +38,6 @@ Script = Callable[[Exchange, int, int], None]
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact.layout.pieces, "PIECE", PIECE)
     monkeypatch.setattr(artifact.layout.blobs, "IN_PIECES", PIECE)
-
-
-def asked(exchange: Exchange) -> tuple[int, int]:
-    """The first byte asked for, and the one behind the last."""
-    match = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", exchange.headers["range"])
-    assert match is not None
-    return int(match[1]), int(match[2]) + 1
 
 
 def send(exchange: Exchange, start: int, end: int, data: bytes = DATA) -> None:
@@ -71,10 +63,6 @@ def pull(host: str, folder: Path) -> bytes:
     target = LayoutRepository(folder)
     copy_blobs(RemoteRepository(host, "x"), target, [BLOB], QUIET, 1)
     return target.blob_path(BLOB.digest).read_bytes()
-
-
-def nothing_named(folder: Path) -> bool:
-    return not any(path.is_file() for path in (folder / "blobs").rglob("*"))
 
 
 def test_every_byte_is_asked_for_once(serve: Serve, tmp_path: Path) -> None:
