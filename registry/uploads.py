@@ -20,7 +20,7 @@ from artifact.errors import DigestMismatch
 from artifact.midstate import ResumableSha256, supported
 from registry import keys
 from registry.blobs import Blobs, hash_object
-from registry.store.protocol import Conflict, Missing, ObjectStore, Writer
+from registry.store.protocol import Conflict, Missing, ObjectStore, Stream, Writer
 
 LIFETIME = 24 * 3600
 """How long an upload may pause, in seconds."""
@@ -134,6 +134,10 @@ class Uploads:
             expected=expected,
         )
 
+    def read(self, key: str, offset: int, length: int) -> Stream:
+        """A range of an object of the store. Raises `Missing`."""
+        return self._store.read(key, offset, length)
+
     def save(self, session: Session) -> None:
         """Save a session over the version it was read from. Raises `Conflict` if that is no longer the one."""
         session.expires = self._clock() + LIFETIME
@@ -210,6 +214,18 @@ class Ingest:
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write further bytes."""
         self._writer.write(chunks)
+
+    def copyable(self, length: int) -> tuple[int, int]:
+        """As `Writer.copyable`."""
+        return self._writer.copyable(length)
+
+    def copy(self, key: str, offset: int, length: int) -> None:
+        """As `Writer.copy`; the bytes are to be hashed all the same."""
+        self._writer.copy(key, offset, length)
+
+    def read(self, key: str, offset: int, length: int) -> Stream:
+        """Bytes of another object of the same store. Raises `Missing`."""
+        return self._uploads.read(key, offset, length)
 
     def advance(self, count: int) -> bool:
         """Count `count` bytes, hashed and written. Whether it is time for a checkpoint."""

@@ -9,14 +9,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from artifact.digest import Digest
-from artifact.errors import InvalidInput
+from artifact.errors import InvalidInput, Malformed
 from artifact.reference import is_name
+from registry import compose
 from registry.access.rights import Caller, Right
 from registry.blobs import Blobs
+from registry.compose import Composer, Piece
 from registry.http import ranges
-from registry.http.body import content_length, receive_into
+from registry.http.body import content_length, disconnected, read_whole, receive_into
+from registry.http.connection import uninterrupted
 from registry.http.errors import RegistryError, upload_unknown
 from registry.http.gate import caller_of
+from registry.http.observed import observation_of
 from registry.store.protocol import Conflict, Missing
 from registry.uploads import Ingest, Session, Uploads
 
@@ -72,12 +76,19 @@ class UploadEndpoints:
         return _created(name, digest)
 
     async def append(self, request: Request, name: str, rest: str) -> Response:
-        """PATCH: further bytes, as a chunk with Content-Range or as a stream without."""
-        ingest = await self._take_up(request, name, rest)
+        """PATCH: further bytes, as a chunk with Content-Range or as a stream without, or ranges of blobs to take them
+        from."""
+        pieces = await self._pieces(request, name)
+        length = content_length(request) if pieces is None else sum(piece.length for piece in pieces)
+        ingest = await self._take_up(request, name, rest, length)
         try:
             if ingest.session.closing is not None:
                 raise _out_of_order(ingest.session)
-            await self._add(request, ingest)
+            if pieces is None:
+                await self._add(request, ingest, length)
+            else:
+                self._expected(request, ingest, length)
+                await compose_into(ingest, pieces, request)
             await asyncio.to_thread(ingest.checkpoint)
             return _progress(202, ingest.session)
         except Conflict:
@@ -88,10 +99,11 @@ class UploadEndpoints:
     async def close(self, request: Request, name: str, rest: str) -> Response:
         """PUT: the last bytes, if there are any left, and the digest of the whole."""
         digest = Digest.parse(request.query_params.get("digest", ""))
-        ingest = await self._take_up(request, name, rest)
+        length = content_length(request)
+        ingest = await self._take_up(request, name, rest, length)
         try:
             if ingest.session.closing is None:
-                await self._add(request, ingest)
+                await self._add(request, ingest, length)
                 await asyncio.to_thread(ingest.commit, digest)
             elif ingest.session.closing == str(digest):
                 await _drain(request.stream())
@@ -104,9 +116,24 @@ class UploadEndpoints:
         finally:
             await asyncio.to_thread(ingest.close)
 
-    async def _take_up(self, request: Request, name: str, id_: str) -> Ingest:
+    async def _pieces(self, request: Request, name: str) -> list[Piece] | None:
+        """What a PATCH wants to be taken from blobs that are there; None if it brings bytes."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != compose.MEDIA_TYPE:
+            return None
+        raw = await read_whole(request, compose.MAX_BODY, "list of ranges")
+        observation_of(request.scope).received += len(raw)
         try:
-            length = content_length(request)
+            wanted = await asyncio.to_thread(compose.parse, raw, name)
+            return await asyncio.to_thread(compose.resolve, wanted, self._blobs, caller_of(request))
+        except compose.OutOfRange as error:
+            raise RegistryError(400, "SIZE_INVALID", str(error)) from None
+        except Malformed as error:
+            raise RegistryError(400, "BLOB_UPLOAD_INVALID", str(error)) from None
+        except compose.UnknownSource as error:
+            raise RegistryError(404, "BLOB_UNKNOWN", str(error)) from None
+
+    async def _take_up(self, request: Request, name: str, id_: str, length: int | None) -> Ingest:
+        try:
             return await asyncio.to_thread(self._uploads.receive, name, id_, length, _owner(request))
         except Missing:
             raise upload_unknown() from None
@@ -120,21 +147,26 @@ class UploadEndpoints:
         except Missing:
             return upload_unknown()
 
-    async def _add(self, request: Request, ingest: Ingest) -> None:
-        length, expected = content_length(request), None
-        header = request.headers.get("content-range")
-        if header is not None:
-            try:
-                start, expected = ranges.chunk(header)
-            except ValueError as error:
-                raise RegistryError(416, "BLOB_UPLOAD_INVALID", str(error)) from None
-            if start != ingest.session.offset:
-                raise _out_of_order(ingest.session)
-            if length is not None and length != expected:
-                raise _wrong_size(expected, length)
+    async def _add(self, request: Request, ingest: Ingest, length: int | None) -> None:
+        expected = self._expected(request, ingest, length)
         received = await receive_into(ingest, request)
         if expected is not None and received != expected:
             raise _wrong_size(expected, received)
+
+    def _expected(self, request: Request, ingest: Ingest, length: int | None) -> int | None:
+        """How many bytes a chunk says that it has: they must begin where the upload stands, and be `length`."""
+        header = request.headers.get("content-range")
+        if header is None:
+            return None
+        try:
+            start, expected = ranges.chunk(header)
+        except ValueError as error:
+            raise RegistryError(416, "BLOB_UPLOAD_INVALID", str(error)) from None
+        if start != ingest.session.offset:
+            raise _out_of_order(ingest.session)
+        if length is not None and length != expected:
+            raise _wrong_size(expected, length)
+        return expected
 
     async def status(self, request: Request, name: str, rest: str) -> Response:
         """GET: how far the upload is."""
@@ -158,6 +190,25 @@ def _owner(request: Request) -> str:
     return caller_of(request).principal.name
 
 
+async def compose_into(ingest: Ingest, pieces: list[Piece], request: Request) -> None:
+    """Take bytes of blobs that are there into an upload. When the client disappears, what has been taken so far is
+    kept for it to continue."""
+    gone = asyncio.ensure_future(disconnected(request.receive))
+    composer = Composer(ingest, pieces)
+    try:
+        with observation_of(request.scope).receiving():
+            while count := await uninterrupted(composer.step):
+                if ingest.advance(count) or gone.done():
+                    await asyncio.to_thread(ingest.checkpoint)
+                if gone.done():
+                    raise ClientDisconnect
+    except Missing as error:
+        raise RegistryError(404, "BLOB_UNKNOWN", f"bytes to compose from are gone from the store: {error}") from None
+    finally:
+        gone.cancel()
+        await asyncio.to_thread(composer.close)
+
+
 async def _drain(stream: AsyncIterator[bytes]) -> None:
     try:
         async for _ in stream:
@@ -176,6 +227,7 @@ def _progress(status: int, session: Session) -> Response:
         "Range": f"0-{max(session.offset - 1, 0)}",
         "Docker-Upload-UUID": session.id,
         "Cache-Control": "no-store",
+        **compose.HEADER,
     }
     return Response(None, status, headers)
 

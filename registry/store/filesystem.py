@@ -7,13 +7,14 @@ The folder must be on a file system where both work.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from registry.store.protocol import Conflict, Entry, Missing, Object, Stream, Un
 _LOCKS = 64
 _LOCK_WAIT = 5.0  # seconds a continued upload waits for the request before it to let go
 _IOV_MAX = 1024
+_COPY = 16 * 1024 * 1024  # bytes copied at a time
+_NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)  # of file systems without copy_file_range(2)
 _WRITE_BACK = 1024 * 1024  # bytes of one write that are sent on their way to the disk at once
 
 
@@ -180,7 +183,7 @@ class FilesystemStore:
         state: dict[str, Any] | None = None,
         expected: int | None = None,
     ) -> Writer:
-        return _FileWriter(self._path(key), offset)
+        return _FileWriter(self._path(key), offset, self._path)
 
     def unfinished(self) -> Sequence[Unfinished]:
         found = []
@@ -227,8 +230,9 @@ class _FileWriter:
     died; they are cut off by the first write and not before, when the caller has made sure that it holds the state
     that counts."""
 
-    def __init__(self, path: Path, offset: int) -> None:
+    def __init__(self, path: Path, offset: int, path_of: Callable[[str], Path]) -> None:
         self._path = path
+        self._path_of = path_of
         self._offset = self._safe = offset
         self._positioned = False
         # A request that is given up may close the file while a thread still writes: never into a reused descriptor.
@@ -248,9 +252,39 @@ class _FileWriter:
             raise
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
+        with self._growing():
+            self._write(chunks)
+
+    def copyable(self, length: int) -> tuple[int, int]:
+        return 0, min(length, _COPY)
+
+    def copy(self, key: str, offset: int, length: int) -> None:
+        with self._growing():
+            try:
+                source = os.open(self._path_of(key), os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise Missing(f"no object {key}") from None
+            try:
+                while length:
+                    count = _copy_range(source, offset, self._descriptor, self._offset, length)
+                    if not count:
+                        raise Missing(f"object {key} is shorter than it should be")
+                    self._offset += count
+                    offset, length = offset + count, length - count
+            finally:
+                os.close(source)
+
+    @contextmanager
+    def _growing(self) -> Iterator[None]:
+        """While bytes are added, which then are sent on their way to the disk."""
         with self._guard:
             try:
-                self._write(chunks)
+                self._position()
+                begin = self._offset
+                yield
+                if self._offset - begin >= _WRITE_BACK:
+                    # Linux begins to write back what it is told is not needed: the sync at the end finds little to do.
+                    os.posix_fadvise(self._descriptor, begin, self._offset - begin, os.POSIX_FADV_DONTNEED)
             except OSError:
                 # A full disk: give back what this request has taken, so that there is room to record anything at all.
                 with suppress(OSError):
@@ -259,8 +293,6 @@ class _FileWriter:
                 raise
 
     def _write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        self._position()
-        begin = self._offset
         for first in range(0, len(chunks), _IOV_MAX):
             views = [memoryview(chunk) for chunk in chunks[first : first + _IOV_MAX]]
             while views:
@@ -270,9 +302,6 @@ class _FileWriter:
                     written -= len(views.pop(0))
                 if views and written:
                     views[0] = views[0][written:]
-        if self._offset - begin >= _WRITE_BACK:
-            # Linux begins to write back what it is told is not needed, so that the sync at the end finds little to do.
-            os.posix_fadvise(self._descriptor, begin, self._offset - begin, os.POSIX_FADV_DONTNEED)
 
     def _position(self) -> None:
         if not self._positioned:
@@ -311,6 +340,17 @@ class _FileWriter:
     def abort(self) -> None:
         self._path.unlink(missing_ok=True)
         self.close()
+
+
+def _copy_range(source: int, offset: int, target: int, at: int, length: int) -> int:
+    """Copy some of `length` bytes between two files, by the file system itself where it can: it may share them. How
+    many; 0 at the end of the source."""
+    try:
+        return os.copy_file_range(source, target, length, offset, at)
+    except OSError as error:
+        if error.errno not in _NO_COPY:
+            raise
+    return os.pwrite(target, os.pread(source, min(length, _WRITE_BACK), offset), at)
 
 
 def _flock(descriptor: int, name: str) -> None:

@@ -83,6 +83,14 @@ class Writer(Protocol):
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append. Returns before the bytes are safe: `checkpoint` or `seal` makes them so."""
 
+    def copyable(self, length: int) -> tuple[int, int]:
+        """How the first of the next `length` bytes, which another object has, are to come: so many by `write`, and
+        then so many by one call of `copy`. What is left is to be asked about again."""
+
+    def copy(self, key: str, offset: int, length: int) -> None:
+        """Append a range of another object, which the store copies by itself, as `write` would. Raises `Missing` if
+        the bytes are not there; it may do so only at the next `checkpoint` or `seal`."""
+
     def checkpoint(self) -> dict[str, Any]:
         """Make everything written so far durable. Returns the JSON state from which `ObjectStore.writer` continues."""
 

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 from urllib3.exceptions import HTTPError
 
+from artifact.version import USER_AGENT
 from registry.store import s3direct
 from registry.store.protocol import (
     Conflict,
@@ -37,20 +37,12 @@ from registry.store.protocol import (
 )
 from registry.store.s3direct import DirectReads, Target, Unusual
 from registry.store.s3stream import Body, S3Stream, SdkBody
+from registry.store.s3writer import LEAST_PART, S3Writer
 from registry.store.sigv4 import Credentials
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
-
-PART = 16 * 1024 * 1024
-"""Size of a part, in bytes; all parts but the last are equal, as some services demand."""
-
-LEAST_PART = 5 * 1024 * 1024
-"""The smallest part that S3 takes, but for the last."""
-
-MAX_PARTS = 10_000
-"""Most parts an upload may have (S3 limits)."""
 
 _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
 _CONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -68,6 +60,7 @@ def s3_client(session: botocore.session.Session, connections: int = 64) -> S3Cli
         connect_timeout=s3direct.CONNECT_SECONDS,
         read_timeout=s3direct.READ_SECONDS,
         retries={"mode": "standard", "max_attempts": 4},
+        user_agent_extra=USER_AGENT,
     )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     return boto3.session.Session(botocore_session=session).client("s3", region_name=region, config=config)
@@ -202,7 +195,7 @@ class S3Store:
         state: dict[str, Any] | None = None,
         expected: int | None = None,
     ) -> Writer:
-        return _S3Writer(self, key, scratch, state or {}, expected)
+        return S3Writer(self, key, scratch, state or {}, expected)
 
     def unfinished(self) -> Sequence[Unfinished]:
         found: list[Unfinished] = []
@@ -244,6 +237,30 @@ class S3Store:
             )
         return answer["ETag"]
 
+    def copy_part(self, key: str, upload: str, number: int, source: str, offset: int, length: int) -> str:
+        try:
+            with _errors(source):
+                answer = self._client.upload_part_copy(
+                    Bucket=self._bucket,
+                    Key=self._key(key),
+                    UploadId=upload,
+                    PartNumber=number,
+                    CopySource={"Bucket": self._bucket, "Key": self._key(source)},
+                    CopySourceRange=f"bytes={offset}-{offset + length - 1}",
+                )
+            return answer["CopyPartResult"]["ETag"]
+        except StoreUnavailable:  # a service that does not do this, or not for this object: the bytes take the long way
+            data = bytearray(length)
+            stream, filled = self.read(source, offset, length), 0
+            try:
+                while count := stream.readinto(memoryview(data)[filled:]):
+                    filled += count
+            finally:
+                stream.close()
+            if filled != length:
+                raise Missing(f"object {source} is shorter than it should be") from None
+            return self.put_part(key, upload, number, data)
+
     def complete_parts(self, key: str, upload: str, etags: Sequence[str]) -> None:
         parts: list[CompletedPartTypeDef] = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(etags, 1)]
         with _errors(key):
@@ -260,125 +277,6 @@ class S3Store:
 
     def background(self, function: Callable[[], str]) -> Future[str]:
         return self._pool.submit(function)
-
-
-class _S3Writer:
-    """A multipart upload: one part in flight while the next is filled, so two parts of memory. The bytes after the
-    last whole part lie in a scratch object between two requests. An object smaller than a part is put in one piece."""
-
-    def __init__(self, store: S3Store, key: str, scratch: str, state: dict[str, Any], expected: int | None) -> None:
-        self._store = store
-        self._key = key
-        self._scratch = scratch
-        self._upload: str | None = state.get("upload")
-        self._etags: list[str] = list(state.get("parts", ()))
-        self._part_size: int = state.get("part_size") or part_size(expected)
-        self._sealed: bool = state.get("sealed", False)
-        self._tail: str | None = state.get("tail")
-        # Two buffers for the whole upload, the one in flight and the one being filled: nothing grows, nothing is moved.
-        self._buffer, self._spare = bytearray(), bytearray()
-        self._filled = 0
-        self._flight: Future[str] | None = None
-        if self._tail:
-            self.write([store.get(self._tail).data])
-
-    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        for chunk in chunks:
-            view = memoryview(chunk)
-            while view:
-                if not self._buffer:
-                    self._buffer = bytearray(self._part_size)  # pages that are never written take no memory
-                count = min(len(view), self._part_size - self._filled)
-                self._buffer[self._filled : self._filled + count] = view[:count]
-                self._filled += count
-                view = view[count:]
-                if self._filled == self._part_size:
-                    self._send_part()
-
-    def _content(self) -> memoryview:
-        return memoryview(self._buffer)[: self._filled]
-
-    def _send_part(self) -> None:
-        self._land()
-        if self._upload is None:
-            self._upload = self._store.begin_parts(self._key)
-        upload, number = self._upload, len(self._etags) + 1
-        data = self._buffer
-        del data[self._filled :]  # the last part is cut where it lies, not copied
-        if number > MAX_PARTS:
-            raise Conflict(f"blob is larger than {MAX_PARTS} parts of {self._part_size} bytes: send its length first")
-        self._buffer, self._spare, self._filled = self._spare, self._buffer, 0
-        self._flight = self._store.background(lambda: self._store.put_part(self._key, upload, number, data))
-
-    def _land(self) -> None:
-        if self._flight is not None:
-            flight, self._flight = self._flight, None
-            self._etags.append(flight.result())
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "upload": self._upload, "parts": self._etags, "part_size": self._part_size,
-            "tail": self._tail, "sealed": self._sealed,
-        }  # fmt: skip
-
-    def checkpoint(self) -> dict[str, Any]:
-        self._land()
-        # A fresh name each time: the state that was saved before must stay valid until the new one is saved.
-        self._tail = f"{self._scratch}tail-{secrets.token_hex(8)}" if self._filled else None
-        if self._tail:
-            self._store.put(self._tail, bytes(self._content()))
-        return self._state()
-
-    def seal(self) -> dict[str, Any]:
-        if self._upload is None:
-            self._put_whole(bytes(self._content()))
-        elif self._filled:
-            self._send_part()
-        self._land()
-        self._tail, self._sealed = None, True
-        self._forget_buffers()
-        return self._state()
-
-    def _put_whole(self, data: bytes) -> None:
-        """Never over other bytes: a request that came first may have made them a blob."""
-        try:
-            self._store.put(self._key, data, if_none_match=True)
-        except Conflict:
-            if self._store.get(self._key).data != data:
-                raise
-
-    def complete(self) -> None:
-        try:
-            if self._upload is not None:
-                self._store.complete_parts(self._key, self._upload, self._etags)
-        except Missing:
-            self._store.head(self._key)  # completed before, by a request whose answer was lost
-
-    def close(self) -> None:
-        flight, self._flight = self._flight, None
-        if flight is not None:
-            flight.cancel()
-        self._forget_buffers()
-
-    def _forget_buffers(self) -> None:
-        self._buffer, self._spare, self._filled = bytearray(), bytearray(), 0
-
-    def abort(self) -> None:
-        if self._flight is not None:
-            self._flight.exception()
-            self._flight = None
-        if self._upload is not None:
-            self._store.abort_parts(self._key, self._upload)
-        self._store.delete(self._key)
-        self.close()
-
-
-def part_size(expected: int | None) -> int:
-    """The size of parts for an object of `expected` bytes: 16 MiB, or more where 10 000 of them would not do."""
-    if expected is None or expected <= PART * MAX_PARTS:
-        return PART
-    mebibyte = 1024 * 1024
-    return -(-expected // (MAX_PARTS * mebibyte)) * mebibyte
 
 
 @contextmanager
