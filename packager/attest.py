@@ -12,9 +12,8 @@ from artifact.locate import open_repository, resolve
 from artifact.manifest import load_json
 from artifact.reference import Reference
 from artifact.terminal import note
-from packager.prompt import key_password
+from packager.signer import IdentityToken, Key, Keyless, TrustConfig, named, signer
 from supplychain.attest import attest
-from supplychain.keys import PrivateKey
 from supplychain.predicate import predicate_type, short_name
 from supplychain.statement import Statement
 
@@ -28,7 +27,10 @@ def attest_command(
     type_: Annotated[
         str, typer.Option("--type", metavar="URI", help="Its type: a URI, slsaprovenance1, cyclonedx, spdx or scan.")
     ],
-    key: Annotated[str, typer.Option(metavar="FILE", help="The private key: a file, or env://NAME.")],
+    key: Key = None,
+    keyless: Keyless = False,
+    trust_config: TrustConfig = None,
+    identity_token: IdentityToken = None,
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")
     ] = False,
@@ -40,11 +42,11 @@ def attest_command(
     reference = Reference.parse(ref)
     kind = predicate_type(type_)
     said = read_predicate(Path(predicate))
-    private = PrivateKey.load(key, key_password)
+    who = signer(key, keyless, trust_config, identity_token)
     repository = open_repository(reference, plain_http=plain_http)
     descriptor = resolve(repository, reference)
-    attest(repository, descriptor, Statement.about(descriptor.digest, kind, said), private)
-    note(f"attested {short_name(kind)} with the key {private.public.hint}")
+    attest(repository, descriptor, Statement.about(descriptor.digest, kind, said), who)
+    note(f"attested {short_name(kind)} with {named(who)}")
     print(reference.with_digest(descriptor.digest), flush=True)
 
 

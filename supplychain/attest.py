@@ -9,26 +9,34 @@ from collections.abc import Sequence
 
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import InvalidInput, Malformed
+from artifact.errors import InvalidInput
 from artifact.repository import Repository
 from supplychain.attestation import Attestation, judge_attestation
 from supplychain.bundle import Bundle
-from supplychain.evidence import MAX_ITEMS, REFERRERS, Evidence, Form, collect
+from supplychain.evidence import Evidence, collect
+from supplychain.keyless import KeylessSigner
 from supplychain.keys import PrivateKey, PublicKey
 from supplychain.predicate import predicate_type
 from supplychain.referrer import attach_statement, stated_time
+from supplychain.sign import check_room
 from supplychain.statement import Statement
 
 
 def attest(
-    repository: Repository, subject: Descriptor, statement: Statement, key: PrivateKey, *, created: str | None = None
+    repository: Repository,
+    subject: Descriptor,
+    statement: Statement,
+    key: PrivateKey | KeylessSigner,
+    *,
+    created: str | None = None,
 ) -> Descriptor:
     """Sign `statement` about `subject` with `key`; the descriptor of the referrer that carries it.
 
-    The same statement signed by the same key already is left as it is. `created` is the RFC 3339 time the referrer's
-    manifest states; by default ``SOURCE_DATE_EPOCH``, else the epoch. Raises `NotFound` if the subject is not in the
-    repository, `InvalidInput` on a statement of a signature's type, about another artifact, too large, or that is no
-    JSON, and `Malformed` if the artifact has so many referrers that this one would not be read.
+    The same statement signed by the same key already is left as it is; a keyless one is made anew, of its own time.
+    `created` is the RFC 3339 time the referrer's manifest states; by default ``SOURCE_DATE_EPOCH``, else the epoch.
+    Raises `NotFound` if the subject is not in the repository, `InvalidInput` on a statement of a signature's type,
+    about another artifact, too large, or that is no JSON, and `Malformed` if the artifact has so many referrers that
+    this one would not be read.
     """
     repository.resolve(subject.digest)
     if predicate_type(statement.predicate_type) != statement.predicate_type:
@@ -37,16 +45,13 @@ def attest(
         raise InvalidInput(f"the statement is not about {subject.digest.short}")
     payload = _payload(statement)
     evidence = collect(repository, subject.digest)
-    existing = _existing(evidence, payload, key.public)
-    if existing is not None:
-        return repository.resolve(existing)
-    if _full(evidence):
-        raise Malformed(
-            f"{repository.place} holds {MAX_ITEMS} signatures and attestations of {subject.digest.short} "
-            "or more: another would not be read; delete some first"
-        )
+    if isinstance(key, PrivateKey):
+        existing = _existing(evidence, payload, key.public)
+        if existing is not None:
+            return repository.resolve(existing)
+    check_room(repository, evidence)
     stated = created if created is not None else stated_time()
-    return attach_statement(repository, subject, payload, statement.predicate_type, key, stated)
+    return attach_statement(repository, subject, statement, key, stated)
 
 
 def attestations(repository: Repository, subject: Digest, keys: Sequence[PublicKey]) -> list[Attestation]:
@@ -69,11 +74,6 @@ def _existing(evidence: Evidence, payload: bytes, key: PublicKey) -> Digest | No
             if judged is not None and judged.valid:
                 return judged.manifest
     return None
-
-
-def _full(evidence: Evidence) -> bool:
-    listed = [item for item in evidence.items if item.form is not Form.LEGACY]
-    return len(listed) >= MAX_ITEMS or any(item.source == REFERRERS and item.fault is not None for item in listed)
 
 
 def _payload(statement: Statement) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from artifact.errors import InvalidInput
+from supplychain.age import Age, read_age
 from supplychain.attestation import Attestation
-from supplychain.authority import Authority, Requirement, read_requirement
+from supplychain.authority import Authority, Requirement, Signer, read_requirement, vouching
 from supplychain.condition import Condition, read_condition
 from supplychain.predicate import predicate_type, short_name
 from supplychain.refusal import Reason
@@ -21,53 +23,67 @@ _UNREAD = (Reason.TOO_MANY, Reason.OVERSIZED, Reason.UNREADABLE)
 class RequiredAttestation:
     """Attestations of one predicate type, by the authorities of `requirement`, that meet all `conditions`.
 
-    With `every`, each attestation of the type by one of the authorities has to meet them, not just one of each.
+    With `every`, each attestation of the type by one of the authorities has to meet them, not just one of each. One
+    older than `max_age` does not count for its author.
     """
 
     type: str
     requirement: Requirement
     conditions: tuple[Condition, ...] = field(default_factory=tuple)
     every: bool = False
+    max_age: Age | None = None
 
     @property
     def name(self) -> str:
         """How it is called in messages: the short name of its type, else the type."""
         return short_name(self.type)
 
-    def apply(self, rule: str, attestations: Sequence[Attestation]) -> tuple[Step, ...]:
-        """What the rule named `rule` makes of `attestations`: a step for every condition tried, and the outcome last.
+    def apply(self, rule: str, attestations: Sequence[Attestation], now: datetime | None = None) -> tuple[Step, ...]:
+        """What the rule named `rule` makes of `attestations` at the time `now`: a step for every condition tried, and
+        the outcome last.
 
         An authority counts once, and only by an attestation that meets all conditions by itself.
         """
         steps: list[Step] = []
         unmet: list[Step] = []
-        satisfied: dict[str, None] = {}
+        good: dict[Signer, None] = {}
         for authority, attestation in self._made(attestations):
-            tried = list(self._tried(rule, authority, attestation))
+            tried = list(self._tried(rule, authority, attestation, now))
             failed = [step for step in tried if step.code is not Reason.ALLOWED]
             steps += tried
-            unmet += failed
-            if not failed:
-                satisfied[authority.name] = None
-        return *steps, self._outcome(rule, list(satisfied), unmet, attestations)
+            unmet += [step for step in failed if step.kind == "condition"]
+            if not failed and attestation.signer is not None:
+                good[attestation.signer] = None
+        satisfied = [authority.name for authority in vouching(self.requirement.authorities, good)]
+        old = [step for step in steps if step.kind == "freshness" and step.code is not Reason.ALLOWED]
+        return *steps, self._outcome(rule, satisfied, unmet, old, attestations)
 
     def _made(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Authority, Attestation]]:
         for attestation in attestations:
             if attestation.valid and attestation.predicate_type == self.type:
                 for authority in self.requirement.authorities:
-                    if authority.key == attestation.signer:
+                    if authority.is_author(attestation.signer):
                         yield authority, attestation
 
-    def _tried(self, rule: str, authority: Authority, attestation: Attestation) -> Iterator[Step]:
+    def _tried(self, rule: str, authority: Authority, attestation: Attestation, now: datetime | None) -> Iterator[Step]:
         assert attestation.statement is not None
+        by = f"{attestation.source}, by {authority.name}"
         for condition in self.conditions:
-            why = condition.unmet(attestation.statement.predicate)
+            why = condition.unmet(attestation.statement.predicate, now)
             code = Reason.ATTESTATION_CONDITION if why else Reason.ALLOWED
-            detail = f"{attestation.source}, by {authority.name}: {why or f'{condition.name} holds'}"
+            detail = f"{by}: {why or f'{condition.name} holds'}"
             yield Step("condition", f"{rule}: {self.name}: {condition.name}", code, detail)
+        if self.max_age is not None:
+            code, why = self.max_age.exceeded(attestation.time, now) or (Reason.ALLOWED, f"within {self.max_age}")
+            yield Step("freshness", f"{rule}: {self.name}: max-age", code, f"{by}: {why}")
 
     def _outcome(
-        self, rule: str, satisfied: Sequence[str], unmet: Sequence[Step], attestations: Sequence[Attestation]
+        self,
+        rule: str,
+        satisfied: Sequence[str],
+        unmet: Sequence[Step],
+        old: Sequence[Step],
+        attestations: Sequence[Attestation],
     ) -> Step:
         def step(code: Reason, detail: str) -> Step:
             return Step("condition", f"{rule}: {self.name}", code, detail)
@@ -79,6 +95,8 @@ class RequiredAttestation:
             return step(unmet[0].code, f"{unmet[0].name.removeprefix(f'{rule}: ')}: {unmet[0].detail}")
         if len(satisfied) >= self.requirement.count:
             return step(Reason.ALLOWED, f"{self.name} by {', '.join(satisfied)}")
+        if old:
+            return step(old[0].code, old[0].detail)
         distrusted = self._distrusted(attestations)
         if distrusted is not None:
             return step(Reason.UNTRUSTED_ATTESTATION, distrusted)
@@ -89,11 +107,11 @@ class RequiredAttestation:
 
     def _distrusted(self, attestations: Sequence[Attestation]) -> str | None:
         """Why one that claims to be of the type does not count."""
-        keys = {authority.key for authority in self.requirement.authorities}
         for item in attestations:
             if item.predicate_type == self.type and not item.valid:
                 return f"{item.source}: {item.code}: {item.detail}"
-            if item.predicate_type == self.type and item.signer not in keys:
+            ours = any(authority.is_author(item.signer) for authority in self.requirement.authorities)
+            if item.predicate_type == self.type and not ours:
                 return f"{item.source}: made by someone else"
         return None
 
@@ -112,7 +130,7 @@ def read_required_attestation(
     if value.scalar is not None:
         fields: Mapping[str, Value] = {"type": value}
     else:
-        fields = value.mapping("type", "require", "which", "conditions")
+        fields = value.mapping("type", "require", "which", "conditions", "max-age")
     stated = value.required(fields, "type")
     try:
         type_ = predicate_type(stated.text())
@@ -129,4 +147,5 @@ def read_required_attestation(
         requirement=requirement,
         conditions=tuple(read_condition(item, type_) for item in conditions),
         every="which" in fields and fields["which"].choice("any", "every") == "every",
+        max_age=read_age(fields["max-age"]) if "max-age" in fields else None,
     )

@@ -25,13 +25,17 @@ _KEY_MATERIAL = {"publicKey", "certificate", "x509CertificateChain"}
 
 @dataclass(frozen=True)
 class Bundle:
-    """An envelope with what is needed to verify it: the hint of a public key, or a certificate (DER)."""
+    """An envelope with what is needed to verify it: the hint of a public key, or a certificate (DER).
+
+    `raw` are the bytes it was read from.
+    """
 
     envelope: Envelope
     hint: str | None = None
     certificate: bytes | None = None
     log_entries: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     timestamps: Mapping[str, Any] = field(default_factory=dict)
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
     @classmethod
     def parse(cls, raw: bytes) -> Bundle:
@@ -58,6 +62,7 @@ class Bundle:
             certificate=_certificate(material["certificate"]) if "certificate" in material else None,
             log_entries=tuple(entries),
             timestamps=timestamps,
+            raw=raw,
         )
 
     def to_bytes(self) -> bytes:

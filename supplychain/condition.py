@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from supplychain.age import Age, read_age
 from supplychain.glob import MAX_LENGTH, matches
 from supplychain.predicate import CYCLONEDX, PROVENANCE, SCAN, short_name
 from supplychain.strictyaml import Value
@@ -19,7 +21,7 @@ MAX_TEXT = 4096
 """Longest text a pattern is tried on, in characters; a longer one does not match."""
 
 _MAX_SEGMENTS = 32
-_TESTS = ("equals", "one-of", "glob")
+_TESTS = ("equals", "one-of", "glob", "max-age")
 _ANY = "*"
 _ESCAPE = re.compile(r"~(?![01])")
 _MISSING = object()
@@ -89,23 +91,28 @@ _READY: Mapping[str, tuple[str, Callable[[Any], list[Any]]]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition. `name` is how the policy writes its place, `test` one of ``equals``, ``one-of`` and ``glob``."""
+    """One condition. `name` is how the policy writes its place, `test` one of ``equals``, ``one-of``, ``glob`` and
+    ``max-age``, which reads the value as a time (RFC 3339)."""
 
     name: str
     select: Callable[[Any], list[Any]]
     test: str
     wanted: tuple[Scalar, ...]
+    age: Age | None = None
 
-    def unmet(self, predicate: Mapping[str, Any]) -> str | None:
-        """Why the condition does not hold for `predicate`, in words; None if it holds."""
+    def unmet(self, predicate: Mapping[str, Any], now: datetime | None = None) -> str | None:
+        """Why the condition does not hold for `predicate` at the time `now`, in words; None if it holds."""
         for value in self.select(predicate):
             if value is _MISSING:
                 return f"{self.name} is missing, must {self}"
-            if not self._passes(value):
+            if not self._passes(value, now):
                 return f"{self.name} is {_shown(value)}, must {self}"
         return None
 
-    def _passes(self, value: Any) -> bool:
+    def _passes(self, value: Any, now: datetime | None) -> bool:
+        if self.age is not None:
+            time = _time(value)
+            return time is not None and self.age.exceeded(time, now) is None
         if self.test == "glob":
             pattern = str(self.wanted[0])
             return isinstance(value, str) and len(value) <= MAX_TEXT and matches(pattern, value)
@@ -114,7 +121,16 @@ class Condition:
 
     def __str__(self) -> str:
         values = ", ".join(map(repr, self.wanted))[:400]
-        return {"equals": "be ", "one-of": "be one of ", "glob": "match "}[self.test] + values
+        words = {"equals": "be ", "one-of": "be one of ", "glob": "match ", "max-age": "be a time no older than "}
+        return words[self.test] + (str(self.age) if self.age is not None else values)
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) and len(value) < 64 else None
+    except ValueError:
+        return None
+    return time if time is not None and time.tzinfo is not None else None
 
 
 def _shown(value: Any) -> str:
@@ -151,6 +167,8 @@ def _tested(name: str, select: Callable[[Any], list[Any]], value: Value, tests: 
     values = wanted.sequence() if test == "one-of" else (wanted,)
     if not values:
         wanted.fail("'one-of' is empty: nothing could satisfy it")
+    if test == "max-age":
+        return Condition(name, select, test, (), read_age(wanted))
     if test == "glob":
         pattern = wanted.text()
         if len(pattern) > MAX_LENGTH or "***" in pattern:

@@ -12,10 +12,10 @@ from typing import Any
 
 from artifact.digest import Digest
 from supplychain.attestation import Attestation, judge_attestation
-from supplychain.authority import Authority
+from supplychain.authority import Authority, Signer, vouching
 from supplychain.evidence import Evidence
 from supplychain.glob import Target
-from supplychain.keys import PublicKey
+from supplychain.identity import Identity
 from supplychain.policy import Mode, Policy, Rule
 from supplychain.refusal import PolicyRefused, Reason
 from supplychain.signature import Finding, judge
@@ -24,8 +24,14 @@ from supplychain.usage import NO_CODE, NO_LIMITS, Grant, Use, granted
 
 _WORST_FIRST = (
     Reason.REVOKED_KEY,
+    Reason.REVOKED_IDENTITY,
     Reason.INVALID_SIGNATURE,
+    Reason.UNTRUSTED_CERTIFICATE,
+    Reason.LOG_ENTRY,
+    Reason.EXPIRED_CERTIFICATE,
     Reason.WRONG_SUBJECT,
+    Reason.STALE,
+    Reason.NO_TIME,
     Reason.TOO_MANY,
     Reason.UNKNOWN_SIGNER,
     Reason.WRONG_PREDICATE,
@@ -111,7 +117,7 @@ class Decision:
             "limits": [
                 {"rule": rule.name, "engines": rule.limits.engines, "flags": rule.limits.flags} for rule in self.applied
             ],
-            "signers": [{"name": signer.name, "fingerprint": signer.key.hint} for signer in self.signers],
+            "signers": [signer.to_json() for signer in self.signers],
             "trace": [step.to_json() for step in self.trace],
         }
 
@@ -128,7 +134,8 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
         why = policy.revoked.digests[subject] or "no reason given"
         step = Step("revocation", str(subject), Reason.REVOKED_DIGEST, why)
         return _decision(policy, target, subject, step, Mode.ENFORCE, rules, (), (step,))
-    findings = [_unless_revoked(judge(item, subject, policy.keys), policy) for item in evidence.items]
+    judged = (judge(item, subject, policy.keys, policy.roots) for item in evidence.items)
+    findings = [_unless_revoked(finding, policy) for finding in judged]
     asked = any(rule.attestations or rule.allows_code for rule in rules)
     attested = _attested(policy, evidence) if asked else {}
     seen = tuple(_seen(finding, attested.get(number), policy) for number, finding in enumerate(findings))
@@ -136,7 +143,7 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
     if not rules:
         step = Step("rule", "none", Reason.NO_RULE, "no rule of the policy is about this reference")
         return _decision(policy, target, subject, step, policy.mode, rules, signers, (*seen, step))
-    applied = [(rule, _apply(rule, findings, list(attested.values()))) for rule in rules]
+    applied = [(rule, _apply(rule, evidence, findings, list(attested.values()))) for rule in rules]
     trace = (*seen, *(step for _, steps in applied for step in steps))
     outcomes = [(rule, steps[-1]) for rule, steps in applied]
     failed = [(rule, step) for rule, step in outcomes if step.code is not Reason.ALLOWED]
@@ -192,27 +199,34 @@ def _decision(
 
 
 def _unless_revoked(finding: Finding, policy: Policy) -> Finding:
-    why = _revoked(finding.signer, policy)
-    return finding if why is None else replace(finding, code=Reason.REVOKED_KEY, detail=why)
+    found = _revoked(finding.signer, policy)
+    return finding if found is None else replace(finding, code=found[0], detail=found[1])
 
 
-def _revoked(signer: PublicKey | None, policy: Policy) -> str | None:
-    if signer is None or signer.hint not in policy.revoked.fingerprints:
+def _revoked(signer: Signer | None, policy: Policy) -> tuple[Reason, str] | None:
+    revoked = policy.revoked
+    if isinstance(signer, Identity):
+        why = next((item.reason for item in revoked.identities if item.means(signer)), None)
+        told = f"made by {signer}, who is revoked ({why or 'no reason given'})"
+        return None if why is None else (Reason.REVOKED_IDENTITY, told)
+    if signer is None or signer.hint not in revoked.fingerprints:
         return None
-    return f"made by the revoked key {signer.hint} ({policy.revoked.fingerprints[signer.hint] or 'no reason given'})"
+    why = revoked.fingerprints[signer.hint] or "no reason given"
+    return Reason.REVOKED_KEY, f"made by the revoked key {signer.hint} ({why})"
 
 
 def _attested(policy: Policy, evidence: Evidence) -> dict[int, Attestation]:
     """The attestations among the evidence, by the number of their item."""
-    judged = {n: judge_attestation(item, evidence.subject, policy.keys) for n, item in enumerate(evidence.items)}
+    keys, roots = policy.keys, policy.roots
+    judged = {n: judge_attestation(item, evidence.subject, keys, roots) for n, item in enumerate(evidence.items)}
     return {n: _unless_revoked_attestation(item, policy) for n, item in judged.items() if item is not None}
 
 
 def _unless_revoked_attestation(attestation: Attestation, policy: Policy) -> Attestation:
-    why = _revoked(attestation.signer, policy)
-    if why is None:
+    found = _revoked(attestation.signer, policy)
+    if found is None:
         return attestation
-    return replace(attestation, code=Reason.REVOKED_KEY, detail=why, statement=None)
+    return replace(attestation, code=found[0], detail=found[1], statement=None)
 
 
 def _seen(finding: Finding, attestation: Attestation | None, policy: Policy) -> Step:
@@ -222,8 +236,10 @@ def _seen(finding: Finding, attestation: Attestation | None, policy: Policy) -> 
     return Step("signature", finding.source, finding.code, _described(finding.detail, finding.signer, policy))
 
 
-def _described(detail: str, signer: PublicKey | None, policy: Policy) -> str:
-    names = [authority.name for authority in _authorities(policy) if authority.key == signer]
+def _described(detail: str, signer: Signer | None, policy: Policy) -> str:
+    names = [authority.name for authority in _authorities(policy) if authority.is_author(signer)]
+    if isinstance(signer, Identity):
+        return f"{detail}, by {' and '.join(names)}: {signer}" if names else f"{detail}, by {signer}"
     return f"{detail}, by {names[0]}" if names else detail
 
 
@@ -232,19 +248,24 @@ def _authorities(policy: Policy) -> Iterable[Authority]:
 
 
 def _signers(findings: Sequence[Finding], policy: Policy) -> tuple[Authority, ...]:
-    keys = {finding.signer for finding in findings if finding.code is Reason.VALID}
-    return tuple(authority for authority in _authorities(policy) if authority.key in keys)
+    found = {finding.signer for finding in findings if finding.code is Reason.VALID}
+    return tuple(authority for authority in _authorities(policy) if any(map(authority.is_author, found)))
 
 
-def _apply(rule: Rule, findings: Sequence[Finding], attestations: Sequence[Attestation]) -> tuple[Step, ...]:
+def _apply(
+    rule: Rule, evidence: Evidence, findings: Sequence[Finding], attestations: Sequence[Attestation]
+) -> tuple[Step, ...]:
     """What `rule` makes of what was found: the conditions that were tried, and the rule's own step last."""
-    signed = _signed(rule, findings)
+    if rule.layouts is not None and evidence.layout not in rule.layouts:
+        detail = f"the layout is {evidence.layout}; rule {rule.name!r} allows {', '.join(rule.layouts) or 'none'}"
+        return (Step("rule", rule.name, Reason.LAYOUT_NOT_ALLOWED, detail),)
+    signed = _signed(rule, [_unless_old(finding, rule, evidence) for finding in findings])
     if signed.code is not Reason.ALLOWED:
         return (signed,)
     steps: list[Step] = []
     told = [signed.detail]
     for required in rule.attestations:
-        steps += required.apply(rule.name, attestations)
+        steps += required.apply(rule.name, attestations, evidence.at)
         outcome = steps[-1]
         if outcome.code is not Reason.ALLOWED:
             detail = f"{outcome.detail}; rule {rule.name!r} requires {required}"
@@ -253,11 +274,20 @@ def _apply(rule: Rule, findings: Sequence[Finding], attestations: Sequence[Attes
     return *steps, Step("rule", rule.name, Reason.ALLOWED, "; ".join(told))
 
 
+def _unless_old(finding: Finding, rule: Rule, evidence: Evidence) -> Finding:
+    if rule.max_age is None or finding.code is not Reason.VALID:
+        return finding
+    if not any(authority.is_author(finding.signer) for authority in rule.requirement.authorities):
+        return finding
+    found = rule.max_age.exceeded(finding.time, evidence.at)
+    return finding if found is None else replace(finding, code=found[0], detail=found[1])
+
+
 def _signed(rule: Rule, findings: Sequence[Finding]) -> Step:
-    """Whether enough have signed. A key counts once, however many signatures it made."""
+    """Whether enough have signed. A signer counts once, however many signatures it made, and for one authority."""
     requirement = rule.requirement
-    keys = {finding.signer for finding in findings if finding.code is Reason.VALID}
-    signed = [authority.name for authority in requirement.authorities if authority.key in keys]
+    signers = [finding.signer for finding in findings if finding.code is Reason.VALID and finding.signer is not None]
+    signed = [authority.name for authority in vouching(requirement.authorities, signers)]
     if len(signed) >= requirement.count:
         by = f"signed by {', '.join(signed)}" if signed else "no signature is required"
         return Step("rule", rule.name, Reason.ALLOWED, by)
@@ -271,10 +301,14 @@ def _signed(rule: Rule, findings: Sequence[Finding]) -> Step:
 
 def _explanation(findings: Sequence[Finding]) -> tuple[Reason, str]:
     if any(finding.code is Reason.VALID for finding in findings):
-        other = [Finding(f.form, f.source, Reason.UNKNOWN_SIGNER, "signed by someone else", f.signer) for f in findings]
+        other = [replace(f, code=Reason.UNKNOWN_SIGNER, detail=_someone(f.signer)) for f in findings]
         findings = [o if f.code is Reason.VALID else f for f, o in zip(findings, other, strict=True)]
     for code in _WORST_FIRST:
         for finding in findings:
             if finding.code is code:
                 return code, f"{finding.source}: {finding.detail}"
     return Reason.UNSIGNED, "no signature was found"
+
+
+def _someone(signer: Signer | None) -> str:
+    return f"signed by {signer}" if isinstance(signer, Identity) else "signed by someone else"

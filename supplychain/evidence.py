@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from itertools import islice
@@ -85,10 +86,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was found for `subject`."""
+    """All that was found for `subject`. `at` is when it was looked for: what a policy says about ages is judged against
+    it. `layout` is how the artifact is written (`layout_of`), where somebody asked."""
 
     subject: Digest
     items: tuple[Item, ...] = ()
+    at: datetime | None = None
+    layout: str | None = None
 
 
 def signature_tag(subject: Digest) -> str:
@@ -100,7 +104,22 @@ def collect(repository: Repository, subject: Digest) -> Evidence:
     """Everything `repository` holds in favour of `subject`. Raises `Unreachable`, `Unauthorized`, `ServerError`."""
     reader = _Reader(repository, subject)
     # Each place has a cap of its own, so that a flood of one does not crowd out the other.
-    return Evidence(subject, (*_bounded(reader.legacy(), "signature tag"), *_bounded(reader.referrers(), REFERRERS)))
+    items = (*_bounded(reader.legacy(), "signature tag"), *_bounded(reader.referrers(), REFERRERS))
+    return Evidence(subject, items, datetime.now(UTC))
+
+
+LAYOUTS = {"modelpack": "application/vnd.cncf.model.config.", "docker": "application/vnd.docker.ai."}
+"""Ways an artifact can be written, and how the media type of its config begins."""
+
+
+def layout_of(repository: Repository, subject: Digest) -> str:
+    """How the artifact is written: one of `LAYOUTS`, or ``other``. Raises `NotFound`, `Malformed`, and as `collect`."""
+    descriptor, raw = repository.manifest(subject)
+    try:
+        config = Manifest.parse(raw, descriptor.media_type).config.media_type
+    except Malformed:
+        return "other"  # an index, or nothing a model could be
+    return next((name for name, prefix in LAYOUTS.items() if config.startswith(prefix)), "other")
 
 
 _Read = Callable[[], "Item | None"]

@@ -18,11 +18,15 @@ from pathlib import Path
 from artifact.digest import Digest
 from artifact.errors import InvalidInput
 from supplychain import strictyaml
+from supplychain.age import Age, read_age
 from supplychain.attestationrule import RequiredAttestation, read_required_attestation
-from supplychain.authority import Authority, Requirement, read_requirement
-from supplychain.glob import Glob, Target
+from supplychain.authority import Authority, Keyless, Requirement, read_keyless, read_name, read_requirement
+from supplychain.evidence import LAYOUTS
+from supplychain.glob import Glob, Target, matches
+from supplychain.identity import Identity
 from supplychain.keys import PublicKey
 from supplychain.strictyaml import Value
+from supplychain.trustroot import TrustRoot, is_inline
 from supplychain.usage import NO_LIMITS, Limits, read_allowed, read_limits
 
 VERSION = 1
@@ -40,9 +44,17 @@ class Mode(StrEnum):
     WARN = "warn"
 
 
+class WhenRunning(StrEnum):
+    """What happens to a model that runs when the policy allows it no longer."""
+
+    REPORT = "report"
+    STOP = "stop"
+
+
 @dataclass(frozen=True)
 class Rule:
-    """What is required of the references that match."""
+    """What is required of the references that match. A signature older than `max_age` does not count, and an artifact
+    written in another way than one of `layouts` is refused; None sets no bounds."""
 
     name: str
     match: tuple[Glob, ...]
@@ -52,6 +64,8 @@ class Rule:
     attestations: tuple[RequiredAttestation, ...] = ()
     limits: Limits = NO_LIMITS
     allows_code: bool = False
+    max_age: Age | None = None
+    layouts: tuple[str, ...] | None = None
 
     @property
     def authorities(self) -> tuple[Authority, ...]:
@@ -77,8 +91,23 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class RevokedIdentity:
+    """A keyless signer, or those whom a pattern means, that is trusted no longer; without an issuer, by any."""
+
+    name: str
+    is_pattern: bool
+    issuer: str | None
+    reason: str
+
+    def means(self, identity: Identity) -> bool:
+        """Whether `identity` is one of those meant."""
+        named = matches(self.name, identity.name) if self.is_pattern else self.name == identity.name
+        return named and self.issuer in (None, identity.issuer)
+
+
+@dataclass(frozen=True)
 class Revocations:
-    """Keys, by fingerprint, and digests that are trusted no longer, each with the reason given.
+    """Keys, by fingerprint, keyless identities, and digests that are trusted no longer, each with the reason given.
 
     `keys` are those revoked keys that are known in full, so that their signatures can be recognised.
     """
@@ -86,6 +115,7 @@ class Revocations:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[Digest, str] = field(default_factory=dict)
     keys: tuple[PublicKey, ...] = ()
+    identities: tuple[RevokedIdentity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +126,11 @@ class Policy:
     rules: tuple[Rule, ...]
     revoked: Revocations = field(default_factory=Revocations)
     mode: Mode = Mode.ENFORCE
+    when_running: WhenRunning = WhenRunning.REPORT
 
     @classmethod
     def load(cls, path: Path | str) -> Policy:
-        """Read a policy file and the keys it names, relative to its folder. Raises `InvalidInput`."""
+        """Read a policy file, and the keys and trust roots it names relative to its folder. Raises `InvalidInput`."""
         file = Path(path)
         try:
             with file.open("rb") as stream:
@@ -110,18 +141,31 @@ class Policy:
         def read_key(location: str) -> PublicKey:
             return PublicKey.load(location if "://" in location else str(file.parent / location))
 
-        return cls.parse(raw, str(file), read_key)
+        return cls.parse(raw, str(file), read_key, lambda location: TrustRoot.load(file.parent / location))
 
     @classmethod
-    def parse(cls, raw: bytes, source: str, read_key: Callable[[str], PublicKey]) -> Policy:
-        """Read a policy from bytes; `read_key` fetches the key at a location. Raises `InvalidInput`."""
-        return _Parser(read_key).policy(strictyaml.load(raw, source))
+    def parse(
+        cls,
+        raw: bytes,
+        source: str,
+        read_key: Callable[[str], PublicKey],
+        read_root: Callable[[str], TrustRoot] = lambda location: TrustRoot.load(Path(location)),
+    ) -> Policy:
+        """Read a policy from bytes; `read_key` fetches the key at a location, `read_root` the trust root. Raises
+        `InvalidInput`."""
+        return _Parser(read_key, read_root).policy(strictyaml.load(raw, source))
 
     @property
     def keys(self) -> tuple[PublicKey, ...]:
         """Every key a signature is tried with, each once."""
         required = (authority.key for rule in self.rules for authority in rule.authorities)
-        return tuple(dict.fromkeys((*required, *self.revoked.keys)))
+        return tuple(key for key in dict.fromkeys((*required, *self.revoked.keys)) if key is not None)
+
+    @property
+    def roots(self) -> tuple[TrustRoot, ...]:
+        """Every trust root that a keyless signature is tried with, each once."""
+        named = (authority.keyless for rule in self.rules for authority in rule.authorities)
+        return tuple(dict.fromkeys(keyless.root for keyless in named if keyless is not None))
 
     def rules_for(self, target: Target) -> tuple[Rule, ...]:
         """The rules that apply to `target`."""
@@ -129,12 +173,14 @@ class Policy:
 
 
 class _Parser:
-    def __init__(self, read_key: Callable[[str], PublicKey]) -> None:
+    def __init__(self, read_key: Callable[[str], PublicKey], read_root: Callable[[str], TrustRoot]) -> None:
         self._read_key = read_key
+        self._read_root = read_root
+        self._roots: dict[str, TrustRoot] = {}
 
     def policy(self, document: Value) -> Policy:
         document = replace(document, what="the policy")
-        fields = document.mapping("version", "mode", "authorities", "rules", "revoked")
+        fields = document.mapping("version", "mode", "on-revocation", "authorities", "rules", "revoked")
         if "version" not in fields:
             document.fail("the policy has no version: write version: 1")
         if fields["version"].integer() != VERSION:
@@ -150,20 +196,38 @@ class _Parser:
         if not rules:
             fields["rules"].fail("the policy has no rules")
         revoked = self._revoked(fields["revoked"]) if "revoked" in fields else Revocations()
-        return Policy(document.source, rules, revoked, mode)
+        stated = fields["on-revocation"].choice(*WhenRunning) if "on-revocation" in fields else WhenRunning.REPORT
+        return Policy(document.source, rules, revoked, mode, WhenRunning(stated))
 
     def _authorities(self, value: Value) -> dict[str, Authority]:
         authorities: dict[str, Authority] = {}
-        by_key: dict[PublicKey, str] = {}
+        known: dict[PublicKey | Keyless, str] = {}
         for name, entry in value.mapping().items():
-            key = self._key(entry.required(entry.mapping("key"), "key"))
-            if key in by_key:  # one key must not count as two signers
-                entry.fail(f"authorities {by_key[key]!r} and {name!r} have the same key")
-            by_key[key] = name
-            authorities[name] = Authority(name, key)
+            fields = entry.mapping("key", "keyless")
+            if len(fields) != 1:
+                entry.fail(f"authority {name!r} is named by key or by keyless")
+            key = self._key(fields["key"]) if "key" in fields else None
+            keyless = read_keyless(fields["keyless"], self._root) if "keyless" in fields else None
+            who = key or keyless
+            assert who is not None
+            if who in known:  # one signer must not count as two
+                what = "key" if key else "identity"
+                entry.fail(f"authorities {known[who]!r} and {name!r} have the same {what}")
+            known[who] = name
+            authorities[name] = Authority(name, key, keyless)
         if len(authorities) > MAX_AUTHORITIES:
             value.fail(f"more than {MAX_AUTHORITIES} authorities")
         return authorities
+
+    def _root(self, value: Value) -> TrustRoot:
+        text = value.text()
+        try:
+            if text not in self._roots:
+                inline = is_inline(text)
+                self._roots[text] = TrustRoot.parse(text.encode(), "it") if inline else self._read_root(text)
+        except InvalidInput as error:
+            value.fail(str(error))
+        return self._roots[text]
 
     def _key(self, value: Value) -> PublicKey:
         text = value.text()
@@ -173,7 +237,7 @@ class _Parser:
             value.fail(str(error))
 
     def _revoked(self, value: Value) -> Revocations:
-        fields = value.mapping("keys", "digests")
+        fields = value.mapping("keys", "identities", "digests")
         fingerprints: dict[str, str] = {}
         keys: list[PublicKey] = []
         for entry in fields["keys"].sequence() if "keys" in fields else ():
@@ -191,11 +255,14 @@ class _Parser:
         if len(keys) > MAX_AUTHORITIES:
             value.fail(f"more than {MAX_AUTHORITIES} revoked keys in full: give fingerprints")
         digests = dict(_revoked_digest(entry) for entry in fields["digests"].sequence()) if "digests" in fields else {}
-        return Revocations(fingerprints, digests, tuple(keys))
+        identities = tuple(map(_revoked_identity, fields["identities"].sequence() if "identities" in fields else ()))
+        return Revocations(fingerprints, digests, tuple(keys), identities)
 
 
 def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority], mode: Mode) -> Rule:
-    fields = value.mapping("name", "match", "except", "require", "attestations", "engines", "flags", "allow", "mode")
+    fields = value.mapping(
+        "name", "match", "except", "require", "attestations", "max-age", "layouts", "engines", "flags", "allow", "mode"
+    )
     for key in ("match", "require"):
         value.required(fields, key)
     match = tuple(_glob(item) for item in fields["match"].sequence())
@@ -211,6 +278,8 @@ def _rule(value: Value, default_name: str, authorities: Mapping[str, Authority],
         exceptions=tuple(_glob(item) for item in fields["except"].sequence()) if "except" in fields else (),
         attestations=tuple(read_required_attestation(item, authorities, requirement) for item in listed),
         limits=read_limits(fields.get("engines"), fields.get("flags")),
+        max_age=read_age(fields["max-age"]) if "max-age" in fields else None,
+        layouts=tuple(item.choice(*LAYOUTS) for item in fields["layouts"].sequence()) if "layouts" in fields else None,
     )
     return replace(rule, allows_code=read_allowed(fields.get("allow"), rule.authorities))
 
@@ -226,6 +295,12 @@ def _glob(value: Value) -> Glob:
 
 def _mode(fields: Mapping[str, Value], default: Mode) -> Mode:
     return Mode(fields["mode"].choice(*Mode)) if "mode" in fields else default
+
+
+def _revoked_identity(value: Value) -> RevokedIdentity:
+    fields = value.mapping("identity", "identity-glob", "issuer", "reason")
+    name, is_pattern = read_name(value, fields)
+    return RevokedIdentity(name, is_pattern, fields["issuer"].text() if "issuer" in fields else None, _why(fields))
 
 
 def _why(fields: Mapping[str, Value]) -> str:

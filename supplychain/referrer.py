@@ -15,26 +15,39 @@ from artifact.source import bytes_source
 from supplychain import bundle
 from supplychain.bundle import Bundle
 from supplychain.dsse import Envelope, pae
+from supplychain.keyless import KeylessSigner
 from supplychain.keys import PrivateKey
+from supplychain.statement import Statement
 
 CONTENT = "dev.sigstore.bundle.content"
 PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
 
 
 def attach_statement(
-    repository: Repository, subject: Descriptor, payload: bytes, predicate_type: str, key: PrivateKey, created: str
+    repository: Repository, subject: Descriptor, statement: Statement, key: PrivateKey | KeylessSigner, created: str
 ) -> Descriptor:
-    """Sign the statement `payload` with `key` and store the bundle as a referrer of `subject`.
+    """Sign `statement` with `key` and store the bundle as a referrer of `subject`.
 
     `created` is the RFC 3339 time the referrer's manifest states. Raises `InvalidInput` on a statement too large to
     be read again.
     """
-    signature = key.sign(pae(mediatypes.IN_TOTO, payload))
-    raw = Bundle(Envelope(payload, mediatypes.IN_TOTO, (signature,)), hint=key.public.hint).to_bytes()
+    payload = statement.to_bytes()
+    if len(payload) * 4 // 3 > bundle.MAX_BYTES:  # before a log has it for ever
+        raise _too_large(payload)
+    raw = key.sign(statement) if isinstance(key, KeylessSigner) else _bundle(payload, key)
     if len(raw) > bundle.MAX_BYTES:
-        raise InvalidInput(f"a statement of {len(payload)} bytes is too large: a bundle has at most {bundle.MAX_BYTES}")
-    annotations = {CONTENT: "dsse-envelope", PREDICATE_TYPE: predicate_type, mediatypes.CREATED: created}
+        raise _too_large(payload)
+    annotations = {CONTENT: "dsse-envelope", PREDICATE_TYPE: statement.predicate_type, mediatypes.CREATED: created}
     return _attach(repository, subject, raw, mediatypes.SIGSTORE_BUNDLE, annotations, {})
+
+
+def _bundle(payload: bytes, key: PrivateKey) -> bytes:
+    signature = key.sign(pae(mediatypes.IN_TOTO, payload))
+    return Bundle(Envelope(payload, mediatypes.IN_TOTO, (signature,)), hint=key.public.hint).to_bytes()
+
+
+def _too_large(payload: bytes) -> InvalidInput:
+    return InvalidInput(f"a statement of {len(payload)} bytes is too large: a bundle has at most {bundle.MAX_BYTES}")
 
 
 def attach_document(

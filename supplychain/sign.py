@@ -1,4 +1,4 @@
-"""Signing: one key signature over a manifest's digest, written in both forms that cosign reads."""
+"""Signing a manifest's digest: with a key, written in both forms that cosign reads, or keyless, in the newer one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from artifact.errors import Malformed, NotFound
 from artifact.manifest import Manifest, canonical_json
 from artifact.repository import Repository
 from supplychain import simplesigning
-from supplychain.evidence import MAX_ITEMS, Evidence, Form, Item, collect, signature_tag
+from supplychain.evidence import MAX_ITEMS, REFERRERS, Evidence, Form, Item, collect, signature_tag
+from supplychain.keyless import KeylessSigner
 from supplychain.keys import PrivateKey, PublicKey
 from supplychain.referrer import attach_statement, push_bytes, stated_time
 from supplychain.refusal import Reason
@@ -25,22 +26,36 @@ _LAYOUT = "oci:"
 
 
 def sign(
-    repository: Repository, subject: Descriptor, key: PrivateKey, *, created: str | None = None
+    repository: Repository, subject: Descriptor, key: PrivateKey | KeylessSigner, *, created: str | None = None
 ) -> list[Descriptor]:
     """Sign `subject` with `key`: a bundle that refers to it, and a layer under the ``sha256-<hex>.sig`` tag.
 
     Returns the descriptors of the two manifests. A form in which the key has signed already is left as it is. Only
-    the first is written for a digest that is not sha256, which the older form cannot name. `created` is the RFC 3339
+    the first is written for a digest that is not sha256, which the older form cannot name, and for a keyless signature,
+    which is made anew each time: it is of its own time. `created` is the RFC 3339
     time the bundle's manifest states; by default ``SOURCE_DATE_EPOCH``, else the epoch. Raises `NotFound` if the
-    subject is not in the repository.
+    subject is not in the repository, `Malformed` if it has so many referrers that this one would not be read.
     """
     repository.resolve(subject.digest)
     stated = created if created is not None else stated_time()
     evidence = collect(repository, subject.digest)
+    if isinstance(key, KeylessSigner):
+        check_room(repository, evidence)
+        return [attach_statement(repository, subject, Statement.about(subject.digest, COSIGN_SIGN), key, stated)]
     written = [_bundle(repository, subject, key, stated, evidence)]
     if subject.digest.algorithm == "sha256":
         written.append(_legacy(repository, subject.digest, key, evidence))
     return written
+
+
+def check_room(repository: Repository, evidence: Evidence) -> None:
+    """Check that one more referrer of `evidence.subject` would be read. Raises `Malformed`."""
+    listed = [item for item in evidence.items if item.form is not Form.LEGACY]
+    if len(listed) >= MAX_ITEMS or any(item.source == REFERRERS and item.fault is not None for item in listed):
+        raise Malformed(
+            f"{repository.place} holds {MAX_ITEMS} signatures and attestations of {evidence.subject.short} "
+            "or more: another would not be read; delete some first"
+        )
 
 
 def _bundle(
@@ -49,8 +64,7 @@ def _bundle(
     existing = _existing(evidence, Form.BUNDLE, key.public)
     if existing is not None and existing.manifest is not None:
         return repository.resolve(existing.manifest)
-    payload = Statement.about(subject.digest, COSIGN_SIGN).to_bytes()
-    return attach_statement(repository, subject, payload, COSIGN_SIGN, key, created)
+    return attach_statement(repository, subject, Statement.about(subject.digest, COSIGN_SIGN), key, created)
 
 
 def _legacy(repository: Repository, subject: Digest, key: PrivateKey, evidence: Evidence) -> Descriptor:

@@ -94,10 +94,10 @@ def granted(
         return NO_CODE, Step("grant", name, Reason.NOT_GRANTED, "the reference may mean a tag the rule is not about")
     if not satisfied:
         return NO_CODE, Step("grant", name, Reason.NOT_GRANTED, "the rule is not satisfied")
-    keys = {authority.key for authority in authorities}
     found = NO_CODE
     for item in attestations:
-        if item.valid and item.predicate_type == SCAN and item.signer in keys and item.statement is not None:
+        ours = any(authority.is_author(item.signer) for authority in authorities)
+        if item.valid and item.predicate_type == SCAN and ours and item.statement is not None:
             found |= _allowed_in(item.statement.predicate)
     if not found:
         why = "no scan by one of its authorities has a finding of code that was allowed"

@@ -10,7 +10,7 @@ from artifact.errors import DigestMismatch
 from artifact.reference import Reference
 from artifact.repository import Repository
 from supplychain.decision import Decision, decide
-from supplychain.evidence import Evidence, collect
+from supplychain.evidence import Evidence, collect, layout_of
 from supplychain.glob import Target
 from supplychain.policy import Policy
 
@@ -28,6 +28,9 @@ def verify(repository: Repository, reference: Reference, subject: Descriptor, po
     if reference.layout is not None:
         reference = replace(reference, layout=str(Path(reference.layout).resolve()))
     target = Target.of(reference)
-    needed = any(rule.requirement.count or rule.attestations for rule in policy.rules_for(target))
+    rules = policy.rules_for(target)
+    needed = any(rule.requirement.count or rule.attestations for rule in rules)
     evidence = collect(repository, subject.digest) if needed else Evidence(subject.digest)
+    if any(rule.layouts is not None for rule in rules):
+        evidence = replace(evidence, layout=layout_of(repository, subject.digest))
     return decide(policy, target, evidence)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,29 +17,9 @@ from supplychain.predicate import CYCLONEDX, PROVENANCE, SCAN
 from supplychain.sign import sign
 from supplychain.statement import Statement
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ["@sigstore/verify@3.1.1", "@sigstore/bundle@4.0.0"]
 SCRIPT = Path(__file__).with_name("verify_bundle.mjs")
 
 pytestmark = pytest.mark.peer
-
-
-@pytest.fixture(scope="session")
-def modules() -> Path:
-    """The folder the npm packages are installed in, once; the cache lasts between runs."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: bundles are not checked with @sigstore/verify")
-    folder = Path(os.environ.get("STOWAGE_TEST_CACHE", ROOT / ".cache")) / "npm"
-    installed = folder / "node_modules" / "@sigstore" / "verify" / "package.json"
-    if not installed.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
-        if result.returncode != 0:
-            pytest.skip(f"npm install failed: {result.stderr.strip().splitlines()[-1:]}")
-    return folder
 
 
 @pytest.fixture
