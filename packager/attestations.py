@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -18,13 +16,14 @@ from artifact.repository import Repository
 from artifact.version import __version__
 from packager.checkpoint import Checkpoint
 from packager.findings import RULES, Severity
-from packager.hashing import digests_of
-from packager.pack import EPOCH, Options, conversion_precision, converts, findings_of
+from packager.pack import EPOCH, Options, conversion_precision, converts, findings_of, shows_sources
 from packager.production import LLAMA_CPP, Production, imatrix_digest, tools_of
 from packager.storing import check_unchanged
+from packager.witness import SourceDigests
 from supplychain import bom, provenance
 from supplychain.attest import attest
 from supplychain.bom import Training, bill_of_materials
+from supplychain.keyless import KeylessSigner
 from supplychain.keys import PrivateKey
 from supplychain.predicate import CYCLONEDX, PROVENANCE, SCAN
 from supplychain.provenance import Build, Provenance, SourceFile
@@ -50,29 +49,25 @@ class Packing:
     sources: Sequence[SourceFile] = field(default_factory=tuple)
 
     @contextmanager
-    def hashing_sources(self, progress: Progress, attested: bool) -> Iterator[Callable[[], Packing]]:
+    def hashing_sources(self, progress: Progress, attested: bool) -> Iterator[SourceDigests]:
         """While something else goes on, hash the source's files where packing does not do that: beside a conversion.
-        All of them if they are to be `attested`, else those of which a hub has said what they should be.
-
-        Yields what waits for the result, to be called before the end. A conversion reads tensors in the order of its
-        result, a digest needs the file's own: each byte is read by both, at about the same time.
+        All of them if they are to be `attested`, else those of which a hub has said what they should be. Yields who
+        has to be shown what is read of them.
         """
         files = [file for file in self.checkpoint.sources if attested or file.expected is not None]
-        if not files or not converts(self.checkpoint, self.options):
-            yield lambda: self
-            return
-        cancelled = threading.Event()
-        with ThreadPoolExecutor(1, "hash") as pool:
-            digests = pool.submit(digests_of, files, progress, cancelled)
-            try:
-                yield lambda: replace(
-                    self, sources=tuple(map(SourceFile, [file.path for file in files], digests.result()))
-                )
-            finally:
-                cancelled.set()
+        if not converts(self.checkpoint, self.options):
+            files = []
+        with SourceDigests(files, progress, shown=shows_sources(self.checkpoint, self.options)) as digests:
+            yield digests
+
+    def with_sources(self, digests: SourceDigests) -> Packing:
+        """The pack, and what its source's files were, where packing itself does not say."""
+        return replace(self, sources=tuple(SourceFile(*item) for item in digests.digests().items()))
 
 
-def attest_pack(repository: Repository, subject: Descriptor, packing: Packing, key: PrivateKey) -> list[Descriptor]:
+def attest_pack(
+    repository: Repository, subject: Descriptor, packing: Packing, key: PrivateKey | KeylessSigner
+) -> list[Descriptor]:
     """Attest the packed artifact `subject`: provenance, bill of materials, scan; and the bill unsigned as a document.
 
     Returns the descriptors of the referrers. Everything in them follows from the artifact and `packing`. Raises

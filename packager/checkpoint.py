@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from artifact.digest import Digest
 from artifact.source import Source
+from artifact.tensorindex import FileIndex
 from artifact.weights.precision import Facts, size_label
 from artifact.weights.tensor import WeightFile
 from packager.content import Content, OnDisk, Stored
@@ -60,7 +62,7 @@ class Origin:
 class Checkpoint:
     """A model as it was found. `place` is how the user named it, `files` what an artifact of it holds, in the order of
     its layers; `weights` are the headers of the model's own weight files among them, in that order. An `adapter` is no
-    model by itself."""
+    model by itself. `indexed` says what an artifact's own tensor index has of its files."""
 
     place: str
     files: tuple[PackFile, ...]
@@ -71,6 +73,7 @@ class Checkpoint:
     findings: tuple[Finding, ...]
     origin: Origin | None = None
     adapter: bool = False
+    indexed: Callable[[], Mapping[Digest, FileIndex]] = dict
 
     @property
     def name(self) -> str:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, InvalidInput
-from artifact.locate import local_repository, open_repository, resolve
+from artifact.locate import base_at, local_repository, open_repository, resolve
+from artifact.moved import Moved, total_size
 from artifact.reference import Reference, is_host
 from artifact.remote.credentials import Credentials
 from artifact.remote.transport import Transport
@@ -34,10 +35,10 @@ from packager.production import LLAMA_CPP, OWN, Production, size_of
 from packager.prompt import key_password, prompt
 from packager.quantize.command import QuantizerOption, imatrix_command
 from packager.rebuild import verify_command
+from packager.signer import IdentityToken, Key, Keyless, TrustConfig, named, signer
 from packager.source import is_reference, is_source, open_artifact, open_source
 from packager.storing import Named
 from supplychain import keys
-from supplychain.keys import PrivateKey
 from supplychain.predicate import check_uri
 from supplychain.provenance import BUILDER
 from supplychain.sign import sign
@@ -56,6 +57,12 @@ PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Speak HTTP to the
 FileFilter = Annotated[
     list[str] | None,
     typer.Option("--file-filter", metavar="GLOB", help="Take only files that match; after ! leave those out."),
+]
+
+
+DeltaFrom = Annotated[
+    str | None,
+    typer.Option("--delta-from", metavar="REF", help="An earlier version in the target's registry: send what is new."),
 ]
 
 
@@ -151,6 +158,9 @@ def pack_command(
         str | None,
         typer.Option("--sign", metavar="KEY", help="Sign with this private key, and attest provenance, BOM and scan."),
     ] = None,
+    sign_keyless: Annotated[bool, typer.Option("--sign-keyless", help="The same, keyless.")] = False,
+    trust_config: TrustConfig = None,
+    identity_token: IdentityToken = None,
     base: Annotated[str | None, typer.Option(metavar="REF", help="For an adapter: the packed model it is for.")] = None,
     ollama: Annotated[
         bool, typer.Option("--ollama", help="Add a manifest for Ollama over the same GGUF blob, under TAG-ollama.")
@@ -172,7 +182,8 @@ def pack_command(
         production=Production(imatrix, quantizer, converter.value, converter_path, size_of(split_max_size)),
     )  # fmt: skip
     check_uri(builder, "--builder")
-    key = PrivateKey.load(sign_key, key_password) if sign_key else None
+    signs = sign_key or sign_keyless or trust_config
+    key = signer(sign_key, sign_keyless, trust_config, identity_token) if signs else None
     checkpoint = open_source(source, file_filter or (), plain_http=plain_http)
     if base is not None:
         checkpoint, digest = bound(checkpoint, base, plain_http=plain_http)
@@ -181,13 +192,13 @@ def pack_command(
     here = not push and target.host is not None
     repository = local_repository(target) if here else open_repository(target, plain_http=plain_http)
     packing = Packing(checkpoint, options, file_filter or (), builder)
-    with progress_bars() as progress, packing.hashing_sources(progress, key is not None) as hashed:
-        descriptor, tag = pack(checkpoint, repository, target.tag, options, progress, confirm=hashed)
-        packing = hashed()
+    with progress_bars() as progress, packing.hashing_sources(progress, key is not None) as sources:
+        descriptor, tag = pack(checkpoint, repository, target.tag, options, progress, sources)
+        packing = packing.with_sources(sources)
     if key is not None:
         attest_pack(repository, descriptor, packing, key)
         sign(repository, descriptor, key, created=options.created)
-        note(f"attested and signed with the key {key.public.hint}")
+        note(f"attested and signed with {named(key)}")
     if target.host is not None and not push:
         note(f"kept in the local store: packager push {target.with_tag(tag)} sends it")
     _print_result(target.with_tag(tag), descriptor)
@@ -224,11 +235,13 @@ def push_command(
     all_referrers: Annotated[
         bool, typer.Option("--all-referrers", help="Send signatures and attestations with it.")
     ] = False,
+    delta_from: DeltaFrom = None,
     plain_http: PlainHttp = False,
 ) -> None:
     """Copy an artifact between registries, OCI layouts and the local store. The digest stays the same.
 
-    With one argument, the local store's copy of SRC goes to the registry SRC names.
+    With one argument, the local store's copy of SRC goes to the registry SRC names. A registry that can takes what it
+    has already from the version its tag points at, or from the one that --delta-from names.
 
     Example: packager push localhost:5000/ai/smollm2:135M-F16 --all-referrers
     """
@@ -247,11 +260,14 @@ def push_command(
     if target_reference.digest not in (None, descriptor.digest):
         raise DigestMismatch(f"{src} is {descriptor.digest}, not the {target_reference.digest} that {dst} states")
     tag = target_reference.tag or source_reference.tag
+    base = base_at(delta_from, plain_http=plain_http)
     with progress_bars() as progress:
-        named = Named(progress, paths_of(source, descriptor))
+        moved = Moved(progress)
+        named = Named(moved, paths_of(source, descriptor))
         if tag and (sibling := sibling_of(source, descriptor)):
             copy_artifact(source, target, sibling, tag=tag + SUFFIX, progress=named)
-        copy_artifact(source, target, descriptor.digest, tag=tag, progress=named, referrers=all_referrers)
+        copy_artifact(source, target, descriptor.digest, tag=tag, progress=named, referrers=all_referrers, base=base)
+    note(moved.of(total_size(source, descriptor)))
     _print_result(target_reference.with_tag(tag), descriptor)
 
 
@@ -265,19 +281,22 @@ app.command("copy", help=_COPY_HELP)(push_command)
 @app.command("sign")
 def sign_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="The artifact, in a registry, a layout or the store.")],
-    key: Annotated[str, typer.Option(metavar="FILE", help="The private key: a file, or env://NAME.")],
+    key: Key = None,
+    keyless: Keyless = False,
+    trust_config: TrustConfig = None,
+    identity_token: IdentityToken = None,
     plain_http: PlainHttp = False,
 ) -> None:
-    """Sign an artifact with a key, in both forms that cosign reads.
+    """Sign an artifact: with a key, in both forms that cosign reads, or keyless, in the newer of them.
 
     Example: packager sign localhost:5000/ai/smollm2:135M-F16 --key cosign.key
     """
     reference = Reference.parse(ref)
-    private = PrivateKey.load(key, key_password)
+    who = signer(key, keyless, trust_config, identity_token)
     repository = open_repository(reference, plain_http=plain_http)
     descriptor = resolve(repository, reference)
-    sign(repository, descriptor, private)
-    note(f"signed with the key {private.public.hint}")
+    sign(repository, descriptor, who)
+    note(f"signed with {named(who)}")
     _print_result(reference, descriptor)
 
 

@@ -49,6 +49,7 @@ RULES = {
     "tensor-duplicate": Rule(
         Severity.WARNING, "two matrices with the same content (looked for with --deep)", at_pack=False
     ),
+    "index-missing": Rule(Severity.WARNING, "a tensor index that is stated and cannot be had", at_pack=False),
     "unreadable": Rule(Severity.WARNING, "an artifact that could not be packed again as it is", at_pack=False),
     "file-skipped": Rule(Severity.INFO, "a file or folder that is not packed"),
 }

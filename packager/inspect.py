@@ -14,7 +14,8 @@ from rich.text import Text
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import InvalidInput, Malformed, NotFound
+from artifact.errors import DigestMismatch, InvalidInput, Malformed, NotFound
+from artifact.tensorindex.attach import index_digest
 from artifact.weights.precision import Facts, disagreement, facts_of
 from packager.checkpoint import ADAPTER_SUFFIX, CHAT_TEMPLATE, Checkpoint
 from packager.findings import Finding, Severity
@@ -38,7 +39,7 @@ class FileLine:
 @dataclass(frozen=True)
 class Card:
     """Everything `inspect` reports. `digest` is that of an artifact's manifest, `base` that of the model an adapter is
-    for; a checkpoint has none."""
+    for, `index` that of the tensor index, which has so many `chunks`; a checkpoint has none."""
 
     place: str
     name: str
@@ -55,6 +56,8 @@ class Card:
     digest: Digest | None = None
     base: str = ""
     adapter: bool = False
+    index: Digest | None = None
+    chunks: int = 0
 
     @property
     def tag(self) -> str:
@@ -83,6 +86,7 @@ class Card:
             "sourceURL": self.source_url,
             "revision": self.revision,
             "base": self.base or None,
+            "index": {"digest": str(self.index), "chunks": self.chunks} if self.index else None,
             "chatTemplate": self.chat_template,
             "files": [
                 {"path": file.path, "kind": file.kind, "size": file.size}
@@ -121,6 +125,7 @@ def card_of_artifact(packed: Packed) -> Card:
     """
     config, weights = packed.config, list(packed.weights().values())
     facts = facts_of(weights)
+    chunks, missing = _chunks(packed)
     return Card(
         place=packed.place,
         name=config.name,
@@ -133,11 +138,22 @@ def card_of_artifact(packed: Packed) -> Card:
         tensors=sum(len(file.tensors) for file in weights),
         chat_template=CHAT_TEMPLATE in packed.layers,
         files=tuple(FileLine(path, _kind(layer), layer.size, layer.digest) for path, layer in packed.layers.items()),
-        findings=(*_contradictions(packed, facts), *_content_findings(packed)),
+        findings=(*_contradictions(packed, facts), *missing, *_content_findings(packed)),
         digest=packed.descriptor.digest,
         base=packed.manifest.annotations.get(mediatypes.BASE, ""),
         adapter=mediatypes.BASE in packed.manifest.annotations,
+        index=None if missing else index_digest(packed.manifest),
+        chunks=chunks,
     )
+
+
+def _chunks(packed: Packed) -> tuple[int, list[Finding]]:
+    """How many chunks the tensor index has, and what is wrong with it."""
+    try:
+        index = packed.index()
+    except (NotFound, Malformed, DigestMismatch) as error:
+        return 0, [Finding("index-missing", f"{error}: pulls go on without it, slower")]
+    return sum(len(file.chunks) for file in index.files) if index else 0, []
 
 
 def _kind(layer: Descriptor) -> str:
@@ -197,6 +213,7 @@ def _summary(card: Card) -> Table:
         "context": f"{card.context_length:,} tokens" if card.context_length else "not stated",
         "licence": ", ".join(card.licenses) or "not stated",
         "chat template": "yes" if card.chat_template else "none",
+        "tensor index": f"{card.index.short}, {card.chunks:,} chunks" if card.index else "",
     }
     for key, value in rows.items():
         if value:

@@ -7,8 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from artifact.errors import Malformed, StowageError
 from artifact.layout import LayoutRepository
@@ -22,6 +23,10 @@ from packager.content import Made, OnDisk, Stored
 from packager.description import slug
 from packager.files import Kind
 from packager.storing import Named
+from packager.witness import InFolder, SourceDigests
+
+if TYPE_CHECKING:
+    from packager.convert import Plan
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Material:
 
 
 @contextmanager
-def converted(checkpoint: Checkpoint, precision: str, progress: Progress) -> Iterator[Material]:
+def converted(
+    checkpoint: Checkpoint, precision: str, progress: Progress, sources: SourceDigests | None
+) -> Iterator[Material]:
     """The checkpoint as one GGUF file, which is made while it is read: no copy of it lies anywhere."""
     from packager.convert import plan_conversion  # numpy takes a while to load, and only conversions need it
 
     with as_folder(checkpoint, progress) as folder:
-        plan = plan_conversion(folder, precision)
+        plan = watched(plan_conversion(folder, precision), folder, sources)
         if plan.warning:
             note(f"warning: {plan.warning}")
         name = f"{slug(checkpoint.name)}-{precision}.gguf"
@@ -50,6 +57,11 @@ def converted(checkpoint: Checkpoint, precision: str, progress: Progress) -> Ite
         yield Material(
             with_documents(checkpoint, [PackFile(name, Kind.WEIGHT, Made(plan.size, plan.source))]), weights, facts
         )
+
+
+def watched(plan: Plan, folder: Path, sources: SourceDigests | None) -> Plan:
+    """`plan`, which shows `sources` what it reads of the files in `folder`."""
+    return replace(plan, witness=InFolder(folder, sources)) if sources is not None else plan
 
 
 def with_documents(checkpoint: Checkpoint, weights: Sequence[PackFile]) -> tuple[PackFile, ...]:

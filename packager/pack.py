@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,14 +20,18 @@ from artifact.errors import InvalidInput
 from artifact.modelconfig import ModelConfig
 from artifact.progress import Progress, Quiet
 from artifact.source import bytes_source
+from artifact.tensorindex import TensorIndex
+from artifact.tensorindex.attach import push_index, push_referrer
 from artifact.weights.precision import Facts, disagreement
 from packager import ollama
 from packager.checkpoint import ADAPTER_SUFFIX, Checkpoint
 from packager.content import read
 from packager.findings import Finding, FindingsRefused, enforce
+from packager.indexing import tables_of
 from packager.layouts import Sealed, docker, modelpack
 from packager.material import Material
 from packager.production import (
+    OWN,
     Production,
     check_production,
     imatrix_digest,
@@ -35,7 +39,8 @@ from packager.production import (
     produces,
     production_findings,
 )
-from packager.storing import Target, check_unchanged, store_files
+from packager.storing import Indexes, Target, check_unchanged, store_files
+from packager.witness import SourceDigests
 
 EPOCH = "1970-01-01T00:00:00Z"
 _ALIASES = {"FP16": "F16", "FP32": "F32", "FP64": "F64"}
@@ -108,6 +113,13 @@ def converts(checkpoint: Checkpoint, options: Options) -> bool:
     return produces(checkpoint, options.format, _precision(options), options.production)
 
 
+def shows_sources(checkpoint: Checkpoint, options: Options) -> bool:
+    """Whether it is this program that reads the weights, when others are made of them."""
+    if checkpoint.facts.format == "gguf":
+        return _precision(options) in (None, checkpoint.facts.precision)
+    return options.production.converter == OWN
+
+
 def findings_of(checkpoint: Checkpoint, options: Options) -> tuple[Finding, ...]:
     """What is wrong with the checkpoint, and with what is to be made of it."""
     return (*checkpoint.findings, *production_findings(checkpoint, _precision(options)))
@@ -127,30 +139,36 @@ def pack(
     tag: str | None,
     options: Options,
     progress: Progress,
-    confirm: Callable[[], object] = lambda: None,
+    sources: SourceDigests | None = None,
 ) -> tuple[Descriptor, str]:
     """Pack `checkpoint` into `repository` under `tag` (None: the canonical one).
 
-    Returns the manifest's descriptor and the tag. `confirm` is called when everything is stored and nothing named yet:
-    what it raises ends the pack. Raises `FindingsRefused` on what the findings forbid and on a tag
+    Returns the manifest's descriptor and the tag. `sources` is shown what a conversion reads; its digests are asked for
+    when everything is stored and nothing named yet. Raises `FindingsRefused` on what the findings forbid and on a tag
     that disagrees with the bytes, `InvalidInput` on options that cannot be met.
     """
     check(checkpoint, options, tag)
-    with _material(checkpoint, options, progress) as material:
+    with _material(checkpoint, options, progress, sources) as material:
         _check_tag(tag, material.facts)
         tag = tag or material.facts.tag + (ADAPTER_SUFFIX if checkpoint.adapter else "")
         if options.ollama:
             ollama.check_layout(material.files, material.facts)
-        digests = store_files(repository, material.files, tag, progress)
+        indexes = Indexes(tables_of(material.files, material.weights), checkpoint.indexed)
+        kept = store_files(repository, material.files, indexes, tag, progress)
         check_unchanged(checkpoint.sources)
-        confirm()
-        sealed = seal(checkpoint, material, digests, options)
+        if sources is not None:
+            sources.digests()
+        digests = [file.digest for file in kept]
+        index = push_index(repository, TensorIndex.of(file.index for file in kept if file.index).to_bytes())
+        sealed = seal(checkpoint, material, digests, options).with_annotation(mediatypes.INDEX, str(index.digest))
         if options.ollama:
             sealed = sealed.with_annotation(
                 mediatypes.OLLAMA, str(_push_sibling(checkpoint, repository, material, digests, tag))
             )
         repository.push_blob(sealed.manifest.config, bytes_source(sealed.config), Quiet())
-        return repository.push_manifest(sealed.raw, sealed.manifest.media_type, tag), tag
+        descriptor = repository.push_manifest(sealed.raw, sealed.manifest.media_type, tag)
+        push_referrer(repository, descriptor, index)
+        return descriptor, tag
 
 
 def seal(checkpoint: Checkpoint, material: Material, digests: Sequence[Digest], options: Options) -> Sealed:
@@ -214,12 +232,14 @@ def _check_adapter(checkpoint: Checkpoint, options: Options) -> None:
 
 
 @contextmanager
-def _material(checkpoint: Checkpoint, options: Options, progress: Progress) -> Iterator[Material]:
+def _material(
+    checkpoint: Checkpoint, options: Options, progress: Progress, sources: SourceDigests | None
+) -> Iterator[Material]:
     if not converts(checkpoint, options):
         yield Material(checkpoint.files, checkpoint.weights, checkpoint.facts)
         return
     precision = conversion_precision(checkpoint, options)
-    with produced(checkpoint, precision, options.production, options.allowed, progress) as material:
+    with produced(checkpoint, precision, options.production, options.allowed, progress, sources) as material:
         yield material
 
 

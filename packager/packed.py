@@ -14,6 +14,8 @@ from artifact.manifest import Manifest
 from artifact.modelconfig import ModelConfig
 from artifact.reference import Reference
 from artifact.repository import Repository
+from artifact.tensorindex import TensorIndex
+from artifact.tensorindex.attach import read_index
 from artifact.weights import gguf, safetensors
 from artifact.weights.tensor import WeightFile
 from packager.checkpoint import CHAT_TEMPLATE
@@ -53,6 +55,11 @@ class Packed:
         layer = self.layers[path]
         read = gguf.read_source if path.endswith(".gguf") else safetensors.read_source
         return read(self.repository.blob_source(layer), layer.size, path)
+
+    def index(self) -> TensorIndex | None:
+        """The tensor index; None if the artifact has none. Raises `NotFound` if the repository lost it, `Malformed`."""
+        found = read_index(self.repository, self.manifest)
+        return found[0] if found else None
 
 
 def open_packed(repository: Repository, reference: Reference) -> Packed:

@@ -23,9 +23,10 @@ from packager.content import Content, Made, OnDisk
 from packager.description import slug
 from packager.files import Kind, is_projector
 from packager.findings import Finding
-from packager.material import Material, as_folder, converted, scratch_folder, with_documents
+from packager.material import Material, as_folder, converted, scratch_folder, watched, with_documents
 from packager.quantize.interpreter import find_interpreter
 from packager.quantize.recipes import Recipe, recipe_of
+from packager.witness import SourceDigests
 
 if TYPE_CHECKING:
     from packager.convert import Plan
@@ -94,18 +95,23 @@ def check_production(checkpoint: Checkpoint, precision: str, production: Product
 
 @contextmanager
 def produced(
-    checkpoint: Checkpoint, precision: str, production: Production, allowed: Collection[str], progress: Progress
-) -> Iterator[Material]:
-    """The files of the artifact to be, for as long as the context lasts."""
+    checkpoint: Checkpoint, precision: str, production: Production, allowed: Collection[str], progress: Progress,
+    sources: SourceDigests | None = None,
+) -> Iterator[Material]:  # fmt: skip
+    """The files of the artifact to be, for as long as the context lasts. `sources` is shown what is read of them."""
     if production == Production() and not _quantizes(checkpoint, precision):
-        with converted(checkpoint, precision, progress) as material:
+        with converted(checkpoint, precision, progress, sources) as material:
             yield material
         return
+    from packager.convert.split import plan_copy
+
     with ExitStack() as stack:
         folder = stack.enter_context(as_folder(checkpoint, progress))
         scratch = stack.enter_context(scratch_folder())
-        plan = _made(checkpoint, recipe_of(precision), production, allowed, folder, scratch, progress)
-        yield _material(checkpoint, precision, production, plan)
+        made = _made(checkpoint, recipe_of(precision), production, allowed, folder, scratch, progress, sources)
+        if production.split_max_size and isinstance(made, Path):
+            made = watched(plan_copy(made), folder, sources)
+        yield _material(checkpoint, precision, production, made)
 
 
 def model_file(checkpoint: Checkpoint) -> str:
@@ -142,10 +148,10 @@ def _quantizes(checkpoint: Checkpoint, precision: str) -> bool:
 
 def _made(
     checkpoint: Checkpoint, recipe: Recipe, production: Production, allowed: Collection[str], folder: Path,
-    scratch: Path, progress: Progress,
+    scratch: Path, progress: Progress, sources: SourceDigests | None,
 ) -> Plan | Path:  # fmt: skip
     """The one GGUF file, or how to make it."""
-    from packager.convert import convert, plan_conversion
+    from packager.convert import plan_conversion
     from packager.quantize.imatrix import read_imatrix
     from packager.quantize.quantize import quantize
 
@@ -160,11 +166,12 @@ def _made(
         wanted = between if quantizes else recipe.name
         _llama_cpp(production).convert(folder, wanted, checkpoint.name, source, progress)
     elif quantizes:
-        conversion = convert(folder, between, scratch / "converted.gguf", progress)
-        source = conversion.path
-        _warn(conversion.warning)
+        source = scratch / "converted.gguf"
+        plan = watched(plan_conversion(folder, between), folder, sources)
+        plan.write(source, progress)
+        _warn(plan.warning)
     else:
-        plan = plan_conversion(folder, recipe.name)
+        plan = watched(plan_conversion(folder, recipe.name), folder, sources)
         _warn(plan.warning)
         return plan
     if not quantizes:
@@ -186,14 +193,13 @@ def _warn(warning: str) -> None:
 
 def _material(checkpoint: Checkpoint, precision: str, production: Production, made: Plan | Path) -> Material:
     """The weights under names that say what they are, cut if that is wanted."""
-    from packager.convert.split import plan_copy, shard_names, split
+    from packager.convert.split import shard_names, split
 
     contents: list[Content]
-    if isinstance(made, Path) and not production.split_max_size:
+    if isinstance(made, Path):
         contents = [OnDisk(made)]
     else:
-        plan = plan_copy(made) if isinstance(made, Path) else made
-        plans = split(plan, production.split_max_size) if production.split_max_size else [plan]
+        plans = split(made, production.split_max_size) if production.split_max_size else [made]
         contents = [Made(each.size, each.source) for each in plans]
     headers = tuple(gguf.read_source(content.source, content.size, checkpoint.name) for content in contents)
     facts = facts_of(headers)

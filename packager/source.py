@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from artifact import mediatypes
-from artifact.errors import InvalidInput, Malformed, NotFound, StowageError
+from artifact.digest import Digest
+from artifact.errors import DigestMismatch, InvalidInput, Malformed, NotFound, StowageError
 from artifact.filetypes import is_pickle_name
 from artifact.layout import LayoutRepository
 from artifact.locate import open_repository
 from artifact.reference import Reference
+from artifact.tensorindex import FileIndex
+from artifact.terminal import note
 from packager import adapter, gguffile, huggingface
 from packager.checkpoint import Checkpoint, Origin
 from packager.content import Content, Stored
@@ -19,6 +23,7 @@ from packager.files import is_filtered_out, is_gguf_folder
 from packager.findings import Finding
 from packager.folder import list_files
 from packager.hub import SCHEME, HubModel, snapshot
+from packager.indexing import usable
 from packager.packed import Packed, open_packed
 from supplychain.provenance import LOCAL
 
@@ -86,7 +91,16 @@ def open_artifact(packed: Packed, globs: Sequence[str] = ()) -> Checkpoint:
         source_url=stated.source_url or annotations.get(mediatypes.SOURCE, ""),
         revision=stated.revision or annotations.get(mediatypes.REVISION, ""),
     )
-    return replace(checkpoint, origin=Origin(source, "", str(packed.descriptor.digest)), description=description)
+    origin = Origin(source, "", str(packed.descriptor.digest))
+    return replace(checkpoint, origin=origin, description=description, indexed=cache(partial(_indexed, packed)))
+
+
+def _indexed(packed: Packed) -> dict[Digest, FileIndex]:
+    try:
+        return usable(packed.index())
+    except (NotFound, Malformed, DigestMismatch) as error:
+        note(f"warning: {error}: the weights are read instead")
+        return {}
 
 
 def open_listed(place: str, listed: Mapping[str, Content], findings: list[Finding]) -> Checkpoint:

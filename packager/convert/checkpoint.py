@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +20,6 @@ class StoredTensor:
 
     path: Path
     tensor: Tensor
-
-    def read(self, start: int, length: int) -> bytes:
-        """`length` bytes of the tensor from `start`. Raises `Malformed` if the file has become shorter."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.pread(descriptor, length, self.tensor.offset + start)
-            while len(data) < length:
-                more = os.pread(descriptor, length - len(data), self.tensor.offset + start + len(data))
-                if not more:
-                    raise Malformed(f"{self.path} ended inside tensor {self.tensor.name!r}: was it changed meanwhile?")
-                data += more
-        finally:
-            os.close(descriptor)
-        return data
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,9 @@ def family_of(config: Fields, families: tuple[Family, ...]) -> Family:
 
 
 def place(family: Family, checkpoint: Checkpoint, dimensions: Dimensions) -> list[Placement]:
-    """Every tensor of the checkpoint under its GGUF name, in the order of the rules, layer by layer, whatever their
-    order in the files. Raises `Malformed` for one that is missing, unknown or has another shape, `Unsupported` for a
-    type that is not read."""
+    """Every tensor of the checkpoint under its GGUF name, in the order in which their bytes lie in the files, so that a
+    conversion reads each file from front to back. Raises `Malformed` for one that is missing, unknown or has another
+    shape, `Unsupported` for a type that is not read."""
     left = _known(family, checkpoint)
     placements: list[Placement] = []
     tied = checkpoint.config.flag("tie_word_embeddings", family.tied)
@@ -124,7 +124,7 @@ def place(family: Family, checkpoint: Checkpoint, dimensions: Dimensions) -> lis
     if left:
         name, stored = min(left.items())
         raise Malformed(f"{stored.path}: tensor {name!r} does not belong to {model_class(checkpoint.config)}")
-    return placements
+    return sorted(placements, key=lambda placement: min((part.path, part.tensor.offset) for part in placement.parts))
 
 
 def _known(family: Family, checkpoint: Checkpoint) -> dict[str, StoredTensor]:

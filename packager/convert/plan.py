@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,18 +16,19 @@ from artifact.progress import Progress
 from artifact.source import Reader
 from packager.convert.encoding import Bytes
 from packager.convert.gguf_header import Metadata
-from packager.convert.tensors import Planned, encoded
+from packager.convert.tensors import Planned, Witness, encoded
 
 
 @dataclass(frozen=True)
 class Plan:
     """A GGUF file that can be made: its metadata, and how to make each tensor. `name` is for progress, `warning` what a
-    user should know about it."""
+    user should know about it; `witness` is shown what is read to make it."""
 
     metadata: Metadata
     tensors: Sequence[Planned]
     name: str
     warning: str = ""
+    witness: Witness | None = None
 
     @cached_property
     def header(self) -> bytes:
@@ -41,7 +43,7 @@ class Plan:
     @contextmanager
     def source(self, offset: int) -> Iterator[Reader]:
         """The file's bytes from `offset`, made as they are read: an `artifact.source.Source`."""
-        with closing(encoded(self.tensors, max(0, offset - len(self.header)))) as chunks:
+        with closing(encoded(self.tensors, max(0, offset - len(self.header)), self.witness)) as chunks:
             yield _Made(memoryview(self.header)[offset:], chunks)
 
     def write(self, target: Path, progress: Progress) -> Digest:
@@ -55,12 +57,17 @@ class Plan:
     def _write(self, target: Path, progress: Progress) -> Digest:
         progress.begin(self.name, self.size)
         hasher = hashlib.sha256(self.header)
-        with target.open("wb", buffering=0) as stream, closing(encoded(self.tensors)) as chunks:
+        with (
+            target.open("wb", buffering=0) as stream,
+            closing(encoded(self.tensors, witness=self.witness)) as chunks,
+            ThreadPoolExecutor(1, "write") as writer,
+        ):
             _write_all(stream, memoryview(self.header), target)
             progress.advance(self.name, len(self.header))
             for chunk in chunks:
+                written = writer.submit(_write_all, stream, chunk.data, target)
                 hasher.update(chunk.data)
-                _write_all(stream, chunk.data, target)
+                written.result()
                 progress.advance(self.name, chunk.nbytes)
         progress.finish(self.name)
         return Digest.from_hasher("sha256", hasher)

@@ -10,18 +10,15 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from artifact.errors import InvalidInput, Malformed
 from artifact.weights import gguf
 from artifact.weights.tensor import Tensor
-from packager.convert.encoding import Bytes
 from packager.convert.gguf_header import ALIGNMENT, Metadata, TensorEntry
 from packager.convert.plan import Plan
-from packager.convert.tensors import Chunk, Planned
+from packager.convert.tensors import Chunk, Planned, Range
 
 _MAX_SHARDS = 65535
-_CHUNK = 8 * 1024 * 1024
+_CHUNK = 4 * 1024 * 1024
 _SIZE = re.compile(r"([1-9][0-9]{0,8})([MG])")
 _UNITS = {"M": 10**6, "G": 10**9}
 
@@ -55,7 +52,8 @@ def split(plan: Plan, limit: int) -> list[Plan]:
         metadata.uint16("split.no", number)
         metadata.uint16("split.count", len(groups))
         metadata.int32("split.tensors.count", len(plan.tensors))
-        plans.append(Plan(metadata, tensors, f"{plan.name}, {number + 1} of {len(groups)}"))
+        name = f"{plan.name}, {number + 1} of {len(groups)}"
+        plans.append(Plan(metadata, tensors, name, witness=plan.witness))
     return plans
 
 
@@ -91,11 +89,7 @@ def _copied(path: Path, tensor: Tensor) -> Planned:
 
 def _range(path: Path, tensor: Tensor, start: int) -> Chunk:
     length = min(_CHUNK, tensor.length - start)
-
-    def make() -> Bytes:
-        return np.frombuffer(_read(path, tensor.offset + start, length), np.uint8)
-
-    return Chunk(length, make)
+    return Chunk(length, Range(path, tensor.offset + start, length, f"tensor {tensor.name!r}"))
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:

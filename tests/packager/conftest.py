@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from artifact import mediatypes
+from artifact.descriptor import Descriptor
+from artifact.digest import Digest
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
 from artifact.remote import RemoteRepository
+from artifact.repository import Repository
 from packager import cli
 from tests.checkpoints.tiny import write_tiny_llama
 
@@ -124,3 +128,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def manifest_of(place: Path, tag: str, name: str | None = None) -> Manifest:
     """The manifest behind a tag of a layout folder."""
     return Manifest.parse(LayoutRepository(place, name).manifest(tag)[1])
+
+
+def attached(repository: Repository, subject: Digest) -> list[Descriptor]:
+    """What refers to a model, but for its tensor index, which every model has."""
+    found = repository.referrers(subject)
+    others = [item for item in found if item.artifact_type != mediatypes.TENSOR_INDEX]
+    assert len(found) == len(others) + 1
+    return others

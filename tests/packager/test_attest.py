@@ -31,6 +31,7 @@ from supplychain.policy import Policy
 from supplychain.predicate import CYCLONEDX, PROVENANCE, SCAN
 from supplychain.provenance import Provenance
 from supplychain.verify import verify
+from tests.packager.conftest import attached
 
 TAG = "95K-BF16-safetensors"
 GGUF_TAG = "95K-F16"
@@ -213,7 +214,7 @@ def test_the_same_pack_says_the_same_and_adds_nothing(packager, tiny: Path, tmp_
     assert predicates(tmp_path, tmp_path / "a", TAG) == predicates(tmp_path, tmp_path / "b", TAG)
     for place in ("a", "b"):
         repository, subject, _ = read(tmp_path, tmp_path / place, TAG)
-        assert len(repository.referrers(subject)) == 5
+        assert len(attached(repository, subject)) == 5
 
 
 def test_source_date_epoch(packager, tiny: Path, tmp_path: Path, key: Path, monkeypatch) -> None:
@@ -228,7 +229,7 @@ def test_source_date_epoch(packager, tiny: Path, tmp_path: Path, key: Path, monk
 def test_without_a_key_nothing_is_attested(packager, tiny: Path, tmp_path: Path) -> None:
     packager.ok("pack", tiny, f"oci:{tmp_path}/out")
     repository = LayoutRepository(tmp_path / "out")
-    assert repository.referrers(repository.resolve(TAG).digest) == []
+    assert attached(repository, repository.resolve(TAG).digest) == []
 
 
 def test_a_builder_that_is_no_uri_stops_it_before_anything_is_packed(
@@ -257,7 +258,7 @@ def test_a_source_that_changes_while_it_is_converted_is_not_vouched_for(
     )
     assert "generation_config.json" in message and "changed" in message
     repository = LayoutRepository(tmp_path / "out")
-    assert repository.referrers(repository.resolve(GGUF_TAG).digest) == []
+    assert attached(repository, repository.resolve(GGUF_TAG).digest) == []
 
 
 def test_a_policy_can_require_all_of_it(packager, tiny: Path, tmp_path: Path, key: Path) -> None:
@@ -342,7 +343,7 @@ def test_a_predicate_that_is_none(
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message in packager.fails(2, "attest", line, "--type", "spdx", "--predicate", path, "--key", key)
     repository = LayoutRepository(tmp_path / "out")
-    assert repository.referrers(repository.resolve(TAG).digest) == []
+    assert attached(repository, repository.resolve(TAG).digest) == []
 
 
 def test_other_mistakes(packager, tiny: Path, tmp_path: Path, key: Path) -> None:
@@ -374,7 +375,7 @@ def test_attestations_in_a_registry(packager, tiny: Path, tmp_path: Path, key: P
     assert reference.digest is not None
     found = attestations(repository, reference.digest, [PublicKey.load(str(tmp_path / "release.pub"))])
     assert sorted(item.predicate_type for item in found if item.valid) == sorted([PROVENANCE, CYCLONEDX, SCAN])
-    assert len(repository.referrers(reference.digest)) == 5
+    assert len(attached(repository, reference.digest)) == 5
 
 
 def test_every_licence_the_packager_knows_is_one_to_the_bill() -> None:

@@ -25,6 +25,7 @@ from artifact.progress import Quiet
 from artifact.source import bytes_source
 from artifact.version import __version__
 from supplychain.keys import PrivateKey
+from tests.packager.conftest import attached
 
 TAG = "95K-BF16-safetensors"
 
@@ -177,7 +178,7 @@ def test_keys_and_signatures(packager, tiny: Path, tmp_path: Path, registry: str
     repository, digest = LayoutRepository(tmp_path / "out"), line.rpartition("@")[2]
     subject = repository.resolve(TAG)
     legacy = digest.replace(":", "-") + ".sig"
-    assert len(repository.referrers(subject.digest)) == 5  # signature, three attestations, and the bare bill
+    assert len(attached(repository, subject.digest)) == 5  # signature, three attestations, and the bare bill
     assert repository.tags() == [TAG, legacy]
     copied = packager.ok("copy", f"oci:{tmp_path}/out:{TAG}", f"{registry}/signed/tiny", "--all-referrers")
     assert packager.ok("copy", f"{registry}/signed/tiny:{legacy}", f"oci:{tmp_path}/sig")

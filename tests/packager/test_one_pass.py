@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from artifact.digest import Digest
 from artifact.locate import open_repository, resolve
 from artifact.reference import Reference
 from packager import convert
+from packager.rebuild import provenance_of
 from tests.checkpoints.tiny import write_tiny_llama
 
 SCRIPT = """
@@ -66,6 +68,27 @@ def test_packing_into_the_store_reads_and_writes_once(checkpoint: Path, tmp_path
     size = weights(checkpoint)
     assert size <= read <= size + SLACK
     assert size <= written <= size + SLACK
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("key")
+    packed(folder, "keygen", folder / "release")
+    return folder / "release.key"
+
+
+@pytest.mark.parametrize("options", [(), CONVERT, (*CONVERT, "--split-max-size", "8M")], ids=["as is", "one", "split"])
+def test_a_signed_pack_reads_its_source_once_too(checkpoint: Path, tmp_path: Path, key: Path, options: tuple) -> None:
+    """The provenance names the digest of every source file: of what the conversion has read."""
+    line, read, written = packed(tmp_path, "pack", checkpoint, f"oci:{tmp_path}/out", *options, "--sign", key)
+    size = weights(checkpoint)
+    assert size <= read <= size + SLACK
+    assert size <= written <= size + SLACK
+    reference = Reference.parse(line)
+    made = provenance_of(open_repository(reference), reference.digest)
+    recorded = {file.path: file.digest for file in made.files}
+    for path in checkpoint.glob("*.safetensors"):
+        assert recorded[path.name] == Digest.of(path.read_bytes())
 
 
 @pytest.mark.parametrize("options", [(), CONVERT], ids=["as it is", "converted"])

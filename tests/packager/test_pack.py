@@ -85,6 +85,7 @@ def test_a_checkpoint_becomes_a_modelpack_artifact(packager, tiny: Path, tmp_pat
         "dev.stowage.parameters": "94528",
         "dev.stowage.architecture": "llama",
         "dev.stowage.context-length": "256",
+        "dev.stowage.index": manifest.annotations["dev.stowage.index"],
         "org.opencontainers.image.created": "1970-01-01T00:00:00Z",
         "org.opencontainers.image.licenses": "Apache-2.0",
     }
@@ -140,7 +141,7 @@ def test_a_conversion_that_ends_early_leaves_no_file(
         planned = plan_conversion(folder, precision)
         *tensors, last = planned.tensors
 
-        def fail() -> NoReturn:
+        def fail(*_: object) -> NoReturn:
             raise error
 
         broken = replace(last, chunks=[replace(chunk, make=fail) for chunk in last.chunks])

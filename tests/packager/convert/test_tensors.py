@@ -18,7 +18,7 @@ from artifact.progress import Quiet
 from artifact.weights.gguf import read_header
 from artifact.weights.precision import facts_of
 from packager.convert import PRECISIONS, convert
-from packager.convert.encoding import recode, stored_dtype
+from packager.convert.encoding import OutOfRange, encoded_length, recode, stored_dtype
 from tests.checkpoints.shards import encode
 from tests.checkpoints.tiny import LLAMA31_ROPE, write_tiny_llama
 from tests.packager.convert.reference import weights_of
@@ -113,6 +113,12 @@ def test_llama_31_factors(tmp_path):
     np.testing.assert_allclose(np.frombuffer(data, "<f4"), expected, rtol=1e-5)
 
 
+def recoded(elements: np.ndarray, source: str, target: str) -> np.ndarray:
+    result = np.empty(encoded_length(target, elements.size), np.uint8)
+    recode(elements, source, target, result)
+    return result
+
+
 FLOATS = st.one_of(st.just(0.0), st.floats(-6e4, 6e4, width=32).filter(lambda value: abs(value) > 1e-30))
 
 
@@ -123,17 +129,56 @@ def test_recoding_is_ggufs(values, source):
     bits = stored.astype(np.uint32) << 16 if source == "BF16" else stored.astype(np.float32)
     floats = np.ascontiguousarray(bits).view(np.float32).reshape(1, -1)
     for target, type_ in TYPES.items():
-        assert recode(stored, source, target).tobytes() == gguf.quants.quantize(floats, type_).tobytes(), target
+        assert recoded(stored, source, target).tobytes() == gguf.quants.quantize(floats, type_).tobytes(), target
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
+def test_every_magnitude_is_recoded_as_gguf_does_it(source):
+    """All of BF16 but what is so small that gguf divides by zero, all of F16, and F32 from far below F16's smallest
+    number to its largest; more of them than are done at once."""
+    if source == "F32":
+        bits = np.random.default_rng(0).integers(0x2F000000, 0x477FF000, 3 * 2**16 + 32, dtype=np.uint32)
+        bits[:8] = [0x477FEFFF, 0x38800000, 0x387FFFFF, 0x387FF000, 0x33000000, 0x33000001, 0x3F801000, 0x3F803000]
+        stored = np.concatenate([bits, bits | np.uint32(1 << 31)]).view(np.float32)
+    else:
+        magnitudes = np.arange(*((0x400, 0x4780) if source == "BF16" else (0, 0x7C00)), dtype=np.uint16)
+        stored = np.tile(np.concatenate([magnitudes, magnitudes | np.uint16(1 << 15)]), 4).view(stored_dtype(source))
+    wide = (stored.astype(np.uint32) << 16).view(np.float32) if source == "BF16" else stored.astype(np.float32)
+    for target, type_ in TYPES.items():
+        assert recoded(stored, source, target).tobytes() == gguf.quants.quantize(wide, type_).tobytes(), target
+
+
+@pytest.mark.parametrize("source", ["F32", "BF16"])
+def test_what_a_type_cannot_hold_is_noticed_wherever_it_is(source):
+    stored = np.zeros(3 * 2**16, np.float32)
+    for place in (0, 2**17 - 1, 2**17, stored.size - 1):
+        values = stored.copy()
+        values[place] = 1e6
+        held = values if source == "F32" else (values.view(np.uint32) >> 16).astype(np.uint16)
+        with pytest.raises(OutOfRange):
+            recoded(held, source, "F16")
+        values[place] = np.nan
+        held = values if source == "F32" else (values.view(np.uint32) >> 16).astype(np.uint16)
+        with pytest.raises(OutOfRange):
+            recoded(held, source, "Q8_0")
+        assert np.isnan(recoded(held, source, "F16").view("<f2")[place])
+
+
+def test_halves_are_rounded_away_from_zero_and_nothing_less_is():
+    halves = np.arange(0.5, 15, dtype=np.float32)
+    block = np.concatenate([[127], np.nextafter(halves, np.float32(0)), halves, [-0.5, -1.5]]).astype(np.float32)
+    want = [127, *range(15), *range(1, 16), -1, -2]
+    assert recoded(block[:32], "F32", "Q8_0")[2:].view(np.int8).tolist() == want[:32]
 
 
 def test_a_block_too_small_for_its_scale_is_zero():
     values = np.full(32, 1e-40, np.float32)
-    assert recode(values, "F32", "Q8_0").tobytes() == bytes(34)
+    assert recoded(values, "F32", "Q8_0").tobytes() == bytes(34)
 
 
 def test_not_a_number_stays_one_in_bf16():
     bits = np.array([0x7F800001, 0xFFFFFFFF, 0x7F800000, 0x7F7FFFFF], np.uint32)
-    result = recode(bits.view(np.float32), "F32", "BF16").view("<u2")
+    result = recoded(bits.view(np.float32), "F32", "BF16").view("<u2")
     assert list(result) == [0x7FC0, 0xFFFF, 0x7F80, 0x7F80]
 
 
