@@ -9,14 +9,17 @@ import typer
 
 from artifact.progress import Progress
 from artifact.terminal import VersionOption, print_json, progress_bars, run
+from registry.audit import audit
 from registry.config.command import configuration
 from registry.config.read import load
 from registry.config.sections import DEFAULT_LISTEN, DEFAULT_STORAGE, Config
 from registry.fsck import Checker, Finding
 from registry.gc.command import ConfigFile, Storage, gc
+from registry.log.command import transparency
 from registry.serve import serve
 from registry.settings import Settings
 from registry.store.open import open_store
+from registry.sync.command import sync
 from registry.users import users
 
 app = typer.Typer(
@@ -74,7 +77,10 @@ def serve_command(
 
 app.add_typer(users)
 app.add_typer(configuration)
+app.add_typer(transparency)
+app.command("audit", epilog="Example: registry audit registry.example --policy policy.yaml --state audit.state")(audit)
 app.command("gc", epilog="Example: registry gc --storage s3://models --dry-run")(gc)
+app.command("sync", epilog="Example: registry sync registry.example.org mirror.example.org --include 'team/**'")(sync)
 
 
 @app.command(epilog="Example: registry fsck --storage /srv/registry --json")

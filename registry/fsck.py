@@ -16,8 +16,10 @@ from artifact.errors import InvalidInput, Malformed, StowageError
 from artifact.manifest import Index
 from registry import keys
 from registry.blobs import BlobRecord, hash_object
+from registry.log.check import LogCheck
 from registry.manifests import StoredManifest, kept_elsewhere
-from registry.store.protocol import Entry, Missing, ObjectStore
+from registry.store.protocol import Entry, Missing, ObjectStore, StoreUnavailable
+from registry.tagrecord import TagRecord
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Finding:
     Kinds: ``missing-blob`` (a record whose bytes are gone, or a manifest that needs a blob or manifest that is not
     there), ``wrong-bytes``, ``dangling-link`` (a link, tag or referrer entry to something that is not there),
     ``orphan-data`` (bytes no record speaks of), ``orphan-upload`` (an upload that has expired or cannot continue),
-    ``damaged`` (an object that cannot be read as what it should be).
+    ``damaged`` (an object that cannot be read as what it should be), ``unlogged`` (a tag or entry that does not follow
+    from the transparency log).
     """
 
     kind: str
@@ -47,6 +50,8 @@ class Checker:
         self._data: set[str] = set()
         self._records: set[Digest] = set()
         self._manifests: set[tuple[str, Digest]] = set()
+        self._copies: dict[str, bool] = {}
+        self._tags: dict[tuple[str, str], TagRecord] = {}
         self.objects = 0
         self.bytes = 0
 
@@ -62,6 +67,7 @@ class Checker:
         for entry in entries:
             if "/_manifests/" not in entry.key:
                 yield from self._guarded(entry, self._link)
+        yield from (Finding(*problem) for problem in LogCheck(self._store).run(self._tags))
 
     def _list(self, prefix: str) -> Iterator[Entry]:
         last = ""
@@ -141,7 +147,17 @@ class Checker:
             try:
                 self._store.head(key)
             except Missing:
-                yield Finding("missing-blob", entry.key, f"{name}@{digest.short} needs {key}, which is not there")
+                if not self._is_copy(name):  # what nobody has asked for yet is with the original
+                    yield Finding("missing-blob", entry.key, f"{name}@{digest.short} needs {key}, which is not there")
+
+    def _is_copy(self, name: str) -> bool:
+        if name not in self._copies:
+            try:
+                self._store.head(keys.mirror(name))
+                self._copies[name] = True
+            except Missing:
+                self._copies[name] = False
+        return self._copies[name]
 
     def _link(self, entry: Entry) -> Iterator[Finding]:
         name, _, tail = entry.key.removeprefix(keys.REPOSITORIES).partition("/_")
@@ -151,7 +167,15 @@ class Checker:
                 yield Finding("dangling-link", entry.key, f"{name} links a blob that has no record")
             return
         if kind == "tags":
-            digest = Digest.parse(self._store.get(entry.key).data.decode("ascii"))
+            raw = self._store.get(entry.key).data
+            try:
+                record = TagRecord.parse(raw)
+            except StoreUnavailable:
+                raise Malformed("not a tag's record") from None
+            self._tags[name, parts[0]] = record
+            if record.digest is None:
+                return
+            digest = record.digest
         else:
             digest = Digest.parse(json.loads(self._store.get(entry.key).data)["digest"])
         if (name, digest) not in self._manifests:

@@ -84,6 +84,12 @@ class StoredRepository:
             return False
         return True
 
+    def blob_size(self, digest: Digest) -> int | None:
+        try:
+            return self._blobs.find(self._name, digest).size
+        except Missing:
+            return None
+
     def read_blob(self, descriptor: Descriptor, limit: int = _MAX_BLOB) -> bytes:
         record = self._blobs.find(self._name, descriptor.digest)
         if max(descriptor.size, record.size) > limit:

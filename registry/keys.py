@@ -12,6 +12,8 @@
     robots/<name>                                     a robot account
     events/<owner>/<receiver>/<when>-<nonce>          events that a webhook has not been told yet
     events/<owner>/lease                              until when a process answers for telling them
+    proxy/<name>/_mirror                              that the repository is a copy of one elsewhere, made bit by bit
+    proxy/<name>/_tags/<tag>                          when its original was last asked for the tag
     gc/lease                                          who collects garbage, and until when
     gc/data/<upload id>                               since when a data object has been one that no record speaks of
 
@@ -32,6 +34,7 @@ RECORDS = "blobs/"
 UPLOADS = "uploads/"
 ROBOTS = "robots/"
 EVENTS = "events/"
+PROXY = "proxy/"
 
 _UPLOAD_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -90,6 +93,16 @@ def referrers(name: str, subject: Digest) -> str:
 def referrer(name: str, subject: Digest, digest: Digest) -> str:
     """One referrer of a subject."""
     return referrers(name, subject) + digest.hex
+
+
+def mirror(name: str) -> str:
+    """That a repository is a copy which holds no more than what was asked for."""
+    return f"{PROXY}{name}/_mirror"
+
+
+def asked(name: str, tag: str) -> str:
+    """When the original of a copy was last asked for a tag."""
+    return f"{PROXY}{name}/_tags/{tag}"
 
 
 def robot(name: str) -> str:

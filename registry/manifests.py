@@ -138,10 +138,10 @@ class Manifests:
         """Store a manifest that has been checked."""
         self._store.put(keys.manifest(name, manifest.digest), manifest.to_object())
 
-    def delete(self, name: str, digest: Digest) -> StoredManifest:
-        """Remove a manifest and the tags that point at it; returns it. Raises `Missing`."""
+    def delete(self, name: str, digest: Digest, by: str = "") -> StoredManifest:
+        """Remove a manifest and the tags that point at it, as `by` asks; returns it. Raises `Missing`."""
         manifest = self.by_digest(name, digest)
-        self._tags.delete_pointing_at(name, digest)
+        self._tags.delete_pointing_at(name, digest, by)
         self._store.delete(keys.manifest(name, digest))
         return manifest
 

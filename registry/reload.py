@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from artifact.errors import InvalidInput, StowageError
 from artifact.terminal import note
 from registry.config.files import check_files
-from registry.config.sections import Config, Server
+from registry.config.sections import Config
 from registry.gc.background import BackgroundCollector
 from registry.http import tls
 from registry.http.app import Registry
@@ -22,21 +22,23 @@ def read_again(settings: Settings, running: Config) -> Config:
     restart."""
     config, _ = effective(settings)
     check_files(config)
-    then, now = _fixed(running.server), _fixed(config.server)
+    then, now = _fixed(running), _fixed(config)
     changed = [name for name in then if then[name] != now[name]]
     if changed:
         raise InvalidInput(f"{settings.config}: {' and '.join(changed)} cannot change while the registry runs")
     return config
 
 
-def _fixed(server: Server) -> dict[str, object]:
+def _fixed(config: Config) -> dict[str, object]:
     """The settings that hold as long as the processes do."""
+    server, log = config.server, config.transparency
     return {
         "server.storage": server.storage,
         "server.listen": server.listen,
         "server.workers": server.workers,
         "server.tls": server.tls is not None,
         "server.tls.client-ca": server.tls.client_ca if server.tls is not None else None,
+        "transparency": (log.key, log.origin, log.principals) if log is not None else None,
     }
 
 

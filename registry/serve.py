@@ -30,6 +30,9 @@ from registry.http.connection import Connection
 from registry.http.operation import Operation, Shared
 from registry.http.tls import context
 from registry.listen import listen_address
+from registry.log.key import LogKey
+from registry.log.sequencer import Sequencer
+from registry.log.start import ready
 from registry.reload import Reloading, accepted, read_again, refused
 from registry.settings import Settings, effective
 from registry.store.open import open_store
@@ -60,6 +63,8 @@ def serve(settings: Settings) -> NoReturn:
             f"storage {store.place} does not keep conditional writes apart (If-None-Match, If-Match): concurrent "
             "pushes could lose data; use a store that does"
         )
+    if config.transparency is not None:
+        ready(Sequencer(store, LogKey.load(config.transparency.key, config.transparency.origin)))
     listener = _listen(*listen_address(config.server.listen))
     address, real_port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address

@@ -11,6 +11,7 @@ from artifact.errors import InvalidInput
 from registry.config import document
 from registry.config.access import read_access, read_auth, read_oidc, tag_patterns, web_url
 from registry.config.document import Node
+from registry.config.proxy import read_proxy
 from registry.config.sections import (
     Admission,
     Config,
@@ -21,11 +22,14 @@ from registry.config.sections import (
     Log,
     Metrics,
     Quarantine,
+    Referrers,
     Server,
     Tls,
+    Transparency,
     Webhook,
 )
 from registry.listen import listen_address
+from supplychain.tlog.note import is_key_name
 
 EVENTS = ("push", "delete", "tag")
 """What a webhook may ask to be told: a manifest pushed, something deleted, a tag given or moved."""
@@ -54,10 +58,8 @@ def parse(raw: bytes, source: str) -> Config:
     root = document.parse(raw, source)
     fields = root.table(
         "server", "auth", "oidc", "access", "immutable", "admission", "limits", "webhooks", "log", "metrics", "gc",
-        "proxy",
+        "referrers", "proxy", "transparency",
     )  # fmt: skip
-    if "proxy" in fields:
-        fields["proxy"].fail("this version keeps no copies of other registries: remove the section")
     server = _server(fields["server"]) if "server" in fields else Server()
     auth = read_auth(fields["auth"], server) if "auth" in fields else Config().auth
     oidc = read_oidc(fields["oidc"]) if "oidc" in fields else ()
@@ -72,11 +74,14 @@ def parse(raw: bytes, source: str) -> Config:
         access=access,
         immutable=_immutable(fields["immutable"]) if "immutable" in fields else Immutable(),
         admission=_admission(fields["admission"]) if "admission" in fields else Admission(),
+        proxy=read_proxy(fields["proxy"]) if "proxy" in fields else None,
+        referrers=_referrers(fields["referrers"]) if "referrers" in fields else Referrers(),
         limits=_limits(fields["limits"]) if "limits" in fields else Limits(),
         webhooks=tuple(map(_webhook, fields["webhooks"].items())) if "webhooks" in fields else (),
         log=_log(fields["log"]) if "log" in fields else Log(),
         metrics=_metrics(fields["metrics"]) if "metrics" in fields else Metrics(),
         gc=_gc(fields["gc"]) if "gc" in fields else Gc(),
+        transparency=_transparency(fields["transparency"]) if "transparency" in fields else None,
     )
 
 
@@ -174,6 +179,11 @@ def _quarantine(node: Node) -> Quarantine:
     return Quarantine(tag_patterns(node.required(known, "tags")), existing(node.required(known, "policy")))
 
 
+def _referrers(node: Node) -> Referrers:
+    known = node.table("fallback-tags")
+    return Referrers(known["fallback-tags"].boolean() if "fallback-tags" in known else False)
+
+
 def _limits(node: Node) -> Limits:
     known = node.table("requests-per-second", "burst", "failed-logins")
     rate = known["requests-per-second"].number(0, 1e6) if "requests-per-second" in known else 0.0
@@ -211,4 +221,17 @@ def _gc(node: Node) -> Gc:
     return Gc(
         interval=known["interval"].duration(60, _YEAR) if "interval" in known else 0,
         grace=known["grace"].duration(60, _YEAR) if "grace" in known else Gc().grace,
+    )
+
+
+def _transparency(node: Node) -> Transparency:
+    known = node.table("key", "origin", "public", "principals")
+    origin = node.required(known, "origin")
+    if not is_key_name(origin.text()):
+        origin.fail("must be a name without spaces and plus signs, for example registry.example.org/log")
+    return Transparency(
+        key=existing(node.required(known, "key")),
+        origin=origin.value,
+        public=known["public"].boolean() if "public" in known else False,
+        principals=known["principals"].boolean() if "principals" in known else False,
     )

@@ -119,6 +119,41 @@ class Admission:
 
 
 @dataclass(frozen=True)
+class Referrers:
+    """``[referrers]``: with `fallback_tags` they are listed under the tag of the Referrers Tag Schema as well, for
+    replicators that carry tags alone."""
+
+    fallback_tags: bool = False
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """``[[proxy.upstreams]]``: the registry at `url`, whose repositories appear below `prefix`. `namespaces` are the
+    hosts that containerd's ``ns`` may name for it; `token_hosts` those that its tokens may come from besides its own;
+    `tag_ttl` for how many seconds a tag is not asked for again."""
+
+    prefix: str
+    url: str
+    namespaces: tuple[str, ...] = ()
+    username: str = ""
+    password_file: Path | None = None
+    password_env: str = ""
+    token_hosts: tuple[str, ...] = ()
+    tag_ttl: float = 300
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """``[proxy]``: copies of other registries, made as they are asked for. With `serve_stale`, tags that are held are
+    served while their upstream is away; `spool` is where blobs lie while they come, the system's place if None."""
+
+    upstreams: tuple[Upstream, ...] = ()
+    tag_ttl: float = 300
+    serve_stale: bool = True
+    spool: Path | None = None
+
+
+@dataclass(frozen=True)
 class Limits:
     """``[limits]``, for each principal; 0 requests a second means no limit. `burst` is how many may come at once.
     `failed_logins` are those that may fail a minute from one address, 0 for any number."""
@@ -163,6 +198,17 @@ class Gc:
 
 
 @dataclass(frozen=True)
+class Transparency:
+    """``[transparency]``: the log called `origin`, whose checkpoints `key` signs. With `public`, its entries are for
+    everybody, else for those who may pull from every repository; `principals` is whether entries say who did it."""
+
+    key: Path
+    origin: str
+    public: bool = False
+    principals: bool = False
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole file. `access` empty and `restricted` false mean no access control at all."""
 
@@ -172,11 +218,14 @@ class Config:
     access: tuple[Rule, ...] = ()
     immutable: Immutable = field(default_factory=Immutable)
     admission: Admission = field(default_factory=Admission)
+    referrers: Referrers = field(default_factory=Referrers)
+    proxy: Proxy | None = None
     limits: Limits = field(default_factory=Limits)
     webhooks: tuple[Webhook, ...] = ()
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     gc: Gc = field(default_factory=Gc)
+    transparency: Transparency | None = None
 
     @property
     def restricted(self) -> bool:

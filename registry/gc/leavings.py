@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 from registry import keys
 from registry.blobs import PRESIGNED_SECONDS, Blobs
 from registry.gc.report import Report
 from registry.gc.survey import Survey
 from registry.store.protocol import Conflict, Entry, Missing, ObjectStore, Unfinished
+from registry.tagrecord import TagRecord
 from registry.uploads import LIFETIME, Uploads
 
 ORPHANS = "gc/data/"
@@ -56,6 +58,7 @@ class Leavings:
             yield from self._upload(id_, entries, alive)
         yield from self._data(alive)
         yield from self._unfinished(alive)
+        yield from self._removed_tags()
         for entry in self._store.list(_PROBES):
             if self._old(entry.modified) and not self._dry_run:
                 self._store.delete(entry.key)
@@ -124,6 +127,20 @@ class Leavings:
                 found[keys.DATA + entry.key.removeprefix(ORPHANS)] = since
             last = page[-1].key
         return found
+
+    def _removed_tags(self) -> Iterator[str]:
+        """Remove the places of tags that were removed, when no process can still be about to write what they were."""
+        for key in self._survey.removed_tags:
+            try:
+                found, entry = self._store.get(key), self._store.head(key)
+            except Missing:
+                continue
+            if TagRecord.parse(found.data).digest is not None or not self._old(entry.modified, LIFETIME):
+                continue
+            yield "delete the place of a removed tag"
+            if not self._dry_run:
+                with suppress(Conflict):
+                    self._store.delete(key, if_match=found.etag)
 
     def _unfinished(self, alive: set[str]) -> Iterator[str]:
         """Remove what writes have left that died: nothing continues them, and a live one is younger than an upload's

@@ -14,6 +14,7 @@ from registry import keys
 from registry.blobs import PLAIN_LINK, BlobRecord
 from registry.manifests import StoredManifest
 from registry.store.protocol import Entry, Missing, ObjectStore, StoreUnavailable
+from registry.tagrecord import TagRecord
 
 _READERS = 16
 _Read = TypeVar("_Read")
@@ -77,6 +78,7 @@ class Survey:
     records: list[Record] = field(default_factory=list)
     data: list[Entry] = field(default_factory=list)
     uploads: dict[str, list[Entry]] = field(default_factory=dict)
+    removed_tags: list[str] = field(default_factory=list)
 
 
 class Surveyor:
@@ -160,9 +162,13 @@ class Surveyor:
         except Missing:
             return None
         try:
-            return found[0], Digest.parse(data.decode("ascii"))
-        except (InvalidInput, UnicodeDecodeError) as error:
+            digest = TagRecord.parse(data).digest
+        except StoreUnavailable as error:
             raise _damaged(key, error) from None
+        if digest is None:
+            self.survey.removed_tags.append(key)
+            return None
+        return found[0], digest
 
     def _record(self, entry: Entry) -> Record | None:
         digest = _digest(entry.key, entry.key.removeprefix(keys.RECORDS), skip=1)

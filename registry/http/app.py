@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +24,7 @@ from registry.access.identity import identities
 from registry.admission import Admission
 from registry.blobs import Blobs
 from registry.config.sections import Config
+from registry.fallback import TaggedReferrers
 from registry.http.blobs import BlobEndpoints, Redirects
 from registry.http.body import Body
 from registry.http.certificate import Certificates
@@ -33,11 +36,17 @@ from registry.http.observed import Observed, observation_of
 from registry.http.operation import Operation, networks
 from registry.http.routing import match
 from registry.http.token import TokenEndpoint
+from registry.http.transparency import TransparencyEndpoints
 from registry.http.uploads import UploadEndpoints
 from registry.inside import StoredRepository
 from registry.limits import LoginLimits
+from registry.log.key import LogKey
+from registry.log.sequencer import Sequencer
+from registry.log.tags import LoggedTags
 from registry.manifests import Manifests
 from registry.metrics import STORE_ERRORS
+from registry.proxy.mirror import Mirror
+from registry.proxy.proxy import Proxy
 from registry.quarantine import Quarantines
 from registry.referrers import Referrers
 from registry.store.protocol import ObjectStore, StoreUnavailable
@@ -56,16 +65,30 @@ class Distribution:
     """Everything below ``/v2/``."""
 
     def __init__(
-        self, store: ObjectStore, redirects: Redirects, config: Config, gate: Gate, operation: Operation
+        self,
+        store: ObjectStore,
+        redirects: Redirects,
+        config: Config,
+        gate: Gate,
+        operation: Operation,
+        log: Sequencer | None,
+        stopping: threading.Event,
     ) -> None:
         self._gate = gate
         self._operation = operation
         blobs = Blobs(store)
-        tags = Tags(store)
+        settings = config.transparency
+        tags = LoggedTags(log, settings.principals) if log is not None and settings is not None else Tags(store)
         manifests = Manifests(store, blobs, tags)
-        referrers = Referrers(store, manifests)
-        blob = BlobEndpoints(store, blobs, redirects)
-        upload = UploadEndpoints(blobs, Uploads(store, blobs), store.chunk)
+        tagged = config.referrers.fallback_tags
+        referrers = TaggedReferrers(store, manifests, tags) if tagged else Referrers(store, manifests)
+        uploads = Uploads(store, blobs)
+        self._proxy = None
+        if config.proxy is not None:
+            mirror = Mirror(store, blobs, manifests, tags, referrers, config.proxy.serve_stale)
+            self._proxy = Proxy(config.proxy, mirror, uploads, stopping, urlsplit(config.server.public_url).netloc)
+        blob = BlobEndpoints(store, blobs, redirects, self._proxy)
+        upload = UploadEndpoints(blobs, uploads, store.chunk)
         inside = partial(StoredRepository, store, blobs, manifests, tags, referrers)
         manifest = ManifestEndpoints(
             manifests,
@@ -76,8 +99,9 @@ class Distribution:
             Quarantines(config.admission.quarantine, inside, config.server.public_url),
             store.remote,
             operation.notice,
+            self._proxy,
         )
-        listing = ListingEndpoints(store, tags, referrers)
+        listing = ListingEndpoints(store, tags, referrers, self._proxy)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
             "base": {"GET": _base, "HEAD": _base},
             "catalog": {"GET": listing.repositories, "HEAD": listing.repositories},
@@ -124,6 +148,8 @@ class Distribution:
         route = match(request.scope["path"].removeprefix("/v2").removeprefix("/"))
         if route is None:
             raise RegistryError(404, "UNSUPPORTED", "no such endpoint")
+        if self._proxy is not None:
+            route = self._proxy.localized(route, request.query_params.get("ns"))
         observation_of(request.scope).route = route.endpoint
         if route.name and not is_name(route.name):
             raise RegistryError(400, "NAME_INVALID", f"not a repository name: {route.name[:80]!r}")
@@ -140,6 +166,8 @@ class Distribution:
                 self._operation.limit_address(request)
             raise
         self._operation.limit(request)
+        if self._proxy is not None:
+            self._proxy.check(request, route)
         return await endpoint(request, route.name, route.rest)
 
 
@@ -154,6 +182,7 @@ class Serving:
     config: Config
     distribution: Distribution
     token: TokenEndpoint | None
+    transparency: TransparencyEndpoints | None
 
 
 class Registry(Starlette):
@@ -161,15 +190,22 @@ class Registry(Starlette):
     routing. Configured again while it runs, requests that have begun end as they began."""
 
     def __init__(self, store: ObjectStore, config: Config, operation: Operation) -> None:
+        self._stopping = threading.Event()
+
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="store") as pool:
                 asyncio.get_running_loop().set_default_executor(pool)
                 async with operation.running():
-                    yield
+                    with self._log.watching() if self._log is not None else nullcontext():
+                        yield
+                        self._stopping.set()
 
         token = HttpRoute("/token", self._answer_token, methods=["GET", "POST"])
-        super().__init__(routes=[*operation.routes(), token], lifespan=lifespan)
+        transparency = HttpRoute("/transparency/{path:path}", self._answer_transparency)
+        super().__init__(routes=[*operation.routes(), token, transparency], lifespan=lifespan)
+        settings = config.transparency
+        self._log = Sequencer(store, LogKey.load(settings.key, settings.origin)) if settings is not None else None
         self._store = store
         self._operation = operation
         self.take_up(self.prepare(config))
@@ -185,8 +221,12 @@ class Registry(Starlette):
         token = None
         if known is not None and known.tokens is not None:
             token = TokenEndpoint(known, known.tokens, certificates, self._operation)
-        distribution = Distribution(self._store, redirects, config, gate, self._operation)
-        return Serving(config, distribution, token)
+        transparency = None
+        if self._log is not None and config.transparency is not None:
+            limit = self._operation.limit
+            transparency = TransparencyEndpoints(self._log, gate, config.transparency.public, limit)
+        distribution = Distribution(self._store, redirects, config, gate, self._operation, self._log, self._stopping)
+        return Serving(config, distribution, token, transparency)
 
     def take_up(self, serving: Serving) -> None:
         """Serve by another configuration from now on. To be called where requests are answered."""
@@ -194,6 +234,7 @@ class Registry(Starlette):
         operation.configure(serving.config)
         self.config = serving.config
         self._token = serving.token
+        self._transparency = serving.transparency
         self._distribution = Observed(serving.distribution, operation.metrics, operation.log, operation.trusted)
         self._others = Observed(super().__call__, operation.metrics, operation.log, operation.trusted)
 
@@ -202,11 +243,16 @@ class Registry(Starlette):
             return PlainTextResponse("Not Found", 404)
         return await self._token.answer(request)
 
+    async def _answer_transparency(self, request: Request) -> Response:
+        if self._transparency is None:
+            return PlainTextResponse("Not Found", 404)
+        return await self._transparency.answer(request)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""
         if path.startswith("/v2/") or path == "/v2":
             await self._distribution(scope, receive, send)
-        elif path == "/token":
+        elif path == "/token" or path.startswith("/transparency/"):
             await self._others(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

@@ -13,6 +13,7 @@ from registry.blobs import PRESIGNED_SECONDS, BlobRecord, Blobs
 from registry.http import conditions, ranges
 from registry.http.body import StreamResponse
 from registry.http.errors import RegistryError, blob_unknown
+from registry.proxy.proxy import Arrived, Proxy
 from registry.store.protocol import Missing, ObjectStore
 
 
@@ -32,7 +33,8 @@ class Redirects:
 class BlobEndpoints:
     """Blobs that are there."""
 
-    def __init__(self, store: ObjectStore, blobs: Blobs, redirects: Redirects) -> None:
+    def __init__(self, store: ObjectStore, blobs: Blobs, redirects: Redirects, proxy: Proxy | None = None) -> None:
+        self._proxy = proxy
         self._store = store
         self._blobs = blobs
         self._redirects = redirects
@@ -45,6 +47,12 @@ class BlobEndpoints:
             look = self._blobs.claim if request.method == "HEAD" else self._blobs.find
             record = await asyncio.to_thread(look, name, digest)
         except Missing:
+            try:
+                coming = await self._proxy.blob(request, name, digest) if self._proxy is not None else None
+            except Arrived:
+                return await self.get(request, name, rest)
+            if coming is not None:
+                return coming
             raise blob_unknown(digest) from None
         etag = f'"{digest}"'
         headers = {
@@ -56,8 +64,10 @@ class BlobEndpoints:
         }
         if conditions.has_already(request, etag):
             return Response(None, 304, headers)
+        # Ollama takes the answer to its first GET for the place to get the parts from, redirect or not.
+        whole = {"Location": f"/v2/{name}/blobs/{digest}"}
         if request.method == "HEAD":
-            return Response(None, 200, {**headers, "Content-Length": str(record.size)})
+            return Response(None, 200, {**headers, **whole, "Content-Length": str(record.size)})
         location = await self._elsewhere(record)
         if location is not None:
             return Response(None, 307, {"Location": location, "Docker-Content-Digest": str(digest)})
@@ -68,7 +78,9 @@ class BlobEndpoints:
             raise RegistryError(
                 416, "SIZE_INVALID", "no byte is in the range", {"Content-Range": f"bytes */{record.size}"}
             ) from None
-        if part is not None:
+        if part is None:
+            headers |= whole
+        else:
             status, (start, length) = 206, part
             headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{record.size}"
         try:

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from artifact.errors import StowageError
 from registry.http import connection
 from registry.http.connection import Connection, Intake, uninterrupted
+from registry.http.errors import RegistryError
 from registry.http.observed import observation_of
 from registry.store.protocol import Stream
 from registry.uploads import Ingest
@@ -53,6 +54,23 @@ class Body:
             async with asyncio.timeout(_SKIPPING):
                 while left > 0 and not self._ended:
                     left -= len((await self()).get("body", b""))
+
+
+async def read_whole(request: Request, limit: int, what: str) -> bytes:
+    """A small body. Raises `RegistryError` (413) if it has more than `limit` bytes; `what` names it."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RegistryError(413, "SIZE_INVALID", f"{what} is larger than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone; only once the body of the request has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def receive_into(ingest: Ingest, request: Request) -> int:
@@ -177,7 +195,7 @@ class StreamResponse(Response):
         return sent
 
     async def _send_pieces(self, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         left = self._length
         following = self._read(left)
         try:
@@ -205,11 +223,6 @@ class StreamResponse(Response):
             future.set_result(b"")
             return future
         return loop.run_in_executor(None, self._stream.read, min(_CHUNK, left))
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def content_length(request: Request) -> int | None:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from artifact.errors import DigestMismatch, InvalidInput, Malformed, StowageError
 from registry.manifests import ReferenceUnknown
+from registry.proxy.mirror import UpstreamAway, UpstreamRefuses
 from registry.quarantine import Quarantined
 from registry.store.protocol import Conflict, StoreUnavailable
 from registry.tagrules import TagRefused
@@ -49,8 +50,10 @@ def translated(error: StowageError) -> RegistryError:
         return RegistryError(400, "MANIFEST_INVALID", str(error))
     if isinstance(error, Conflict):
         return RegistryError(409, "DENIED", str(error))
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | UpstreamAway):
         return unavailable(str(error))
+    if isinstance(error, UpstreamRefuses):
+        return RegistryError(502, "UNAVAILABLE", str(error))
     return RegistryError(500, "UNKNOWN", "internal error")
 
 

@@ -97,6 +97,18 @@ class Gate:
         if self._identities is not None:
             self._judge(request, route, state[CALLER], catalog)
 
+    async def admit_to_everything(self, request: Request) -> None:
+        """As `admit` to the catalog, for what tells of every repository: whoever may not pull from all of them, today
+        and later, is refused. Raises `RegistryError`."""
+        await self.admit(request, Route("catalog"))
+        caller = caller_of(request)
+        # A token says that its bearer may list; what it may list is told by the grants behind it.
+        if Caller(caller.principal, caller.grants).may_pull_everything:
+            return
+        if caller.principal.is_anonymous:
+            self._challenge(request, "a login that may pull from every repository is needed", _CATALOG)
+        raise RegistryError(403, "DENIED", f"{caller.principal.name} may not pull from every repository")
+
     async def _identify(self, request: Request, identities: Identities) -> tuple[Caller, bool]:
         """The caller, and whether it may list repositories."""
         credentials = credentials_of(request)
@@ -122,7 +134,7 @@ class Gate:
                 self._challenge(request, "a login is needed to list repositories", _CATALOG)
             return
         right = _RIGHTS.get((route.endpoint, request.method))
-        if right is not None and caller.may(right, route.name):
+        if right is not None and any(caller.may(one, route.name) for one in (right, *_enough(route, request.method))):
             return
         if right is not None and (anonymous or right in caller.granted(route.name)):
             error = None if caller.bounds is None else "insufficient_scope"
@@ -159,6 +171,12 @@ class Gate:
             challenge += f',scope="{scope}"' if scope is not None else ""
             challenge += f',error="{error}"' if error is not None else ""
         raise RegistryError(401, "UNAUTHORIZED", message, {"WWW-Authenticate": challenge})
+
+
+def _enough(route: Route, method: str) -> tuple[Right, ...]:
+    """A right that serves in place of the one a request needs. How far an upload is, is told to whoever began it: some
+    replicators ask with a token for pulling, which is what GET stands for in distribution's scopes."""
+    return (Right.PULL,) if route.endpoint == "upload" and method in ("GET", "HEAD") else ()
 
 
 def denied(caller: Caller, right: Right | None, repository: str) -> RegistryError:

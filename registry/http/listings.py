@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from artifact import mediatypes
+from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.manifest import MAX_BYTES
 from artifact.reference import is_name, is_tag
@@ -17,8 +20,10 @@ from registry import catalog
 from registry.access.rights import Caller, Right
 from registry.http.errors import RegistryError, name_unknown
 from registry.http.gate import caller_of
+from registry.proxy.mirror import Listing
+from registry.proxy.proxy import Proxy
 from registry.referrers import Referrers
-from registry.store.protocol import ObjectStore
+from registry.store.protocol import Missing, ObjectStore
 from registry.tags import Tags
 
 MAX_TAGS = 10_000
@@ -34,7 +39,8 @@ _INDEX = f'{{"schemaVersion":2,"mediaType":"{mediatypes.IMAGE_INDEX}","manifests
 class ListingEndpoints:
     """What is there."""
 
-    def __init__(self, store: ObjectStore, tags: Tags, referrers: Referrers) -> None:
+    def __init__(self, store: ObjectStore, tags: Tags, referrers: Referrers, proxy: Proxy | None = None) -> None:
+        self._proxy = proxy
         self._store = store
         self._tags = tags
         self._referrers = referrers
@@ -45,11 +51,18 @@ class ListingEndpoints:
         last = request.query_params.get("last", "")
         if last and not is_tag(last):
             raise RegistryError(400, "TAG_INVALID", f"not a tag: {last[:140]!r}")
-        found = await asyncio.to_thread(self._tags.list, name, last, count + 1) if count else []
-        if not found and not await asyncio.to_thread(catalog.exists, self._store, name):
-            raise name_unknown(name)
+        try:
+            original = await self._proxy.tags(name) if self._proxy is not None else None
+        except Missing:
+            raise name_unknown(name) from None
+        if original is not None:
+            found = [tag for tag in original.items if tag > last][: count + 1]
+        else:
+            found = await asyncio.to_thread(self._tags.list, name, last, count + 1) if count else []
+            if not found and not await asyncio.to_thread(catalog.exists, self._store, name):
+                raise name_unknown(name)
         body = {"name": name, "tags": found[:count]}
-        return JSONResponse(body, headers=_next(f"/v2/{name}/tags/list", found, count))
+        return JSONResponse(body, headers=_next(f"/v2/{name}/tags/list", found, count) | _warning(original))
 
     async def repositories(self, request: Request, name: str, rest: str) -> Response:
         """GET _catalog: the repositories the caller may read. The order is the store's own."""
@@ -77,11 +90,12 @@ class ListingEndpoints:
         subject = Digest.parse(rest)
         wanted = request.query_params.get("artifactType") or None
         last = request.query_params.get("last")
-        body, end = await asyncio.to_thread(
-            self._index, name, subject, wanted, Digest.parse(last) if last is not None else None
-        )
+        after = Digest.parse(last) if last is not None else None
+        original = await self._proxy.referrers(name, subject) if self._proxy is not None else None
+        items = None if original is None else [item for item in original.items if _is_wanted(item, wanted, after)]
+        body, end = await asyncio.to_thread(self._index, name, subject, wanted, after, items)
         # The content type exactly, with no parameter: clients compare it as a string.
-        headers = {"Content-Type": mediatypes.IMAGE_INDEX}
+        headers = {"Content-Type": mediatypes.IMAGE_INDEX} | _warning(original)
         if wanted is not None:
             headers["OCI-Filters-Applied"] = "artifactType"
         if end is not None:
@@ -89,11 +103,18 @@ class ListingEndpoints:
             headers["Link"] = f'</v2/{name}/referrers/{subject}?{urlencode(query)}>; rel="next"'
         return Response(body, 200, headers)
 
-    def _index(self, name: str, subject: Digest, wanted: str | None, after: Digest | None) -> tuple[str, Digest | None]:
-        """One page, and the last digest on it if there are more."""
+    def _index(
+        self,
+        name: str,
+        subject: Digest,
+        wanted: str | None,
+        after: Digest | None,
+        original: Iterable[Descriptor] | None = None,
+    ) -> tuple[str, Digest | None]:
+        """One page, and the last digest on it if there are more; of `original` where the repository is a copy."""
         items: list[str] = []
         size, end = len(_INDEX % ""), None
-        for item in self._referrers.of(name, subject, wanted, after):
+        for item in self._referrers.of(name, subject, wanted, after) if original is None else original:
             text = json.dumps(item.to_json(), separators=(",", ":"))
             size += len(text) + 1
             if items and size > MAX_BYTES:
@@ -101,6 +122,14 @@ class ListingEndpoints:
             items.append(text)
             end = item.digest
         return _INDEX % ",".join(items), None
+
+
+def _is_wanted(item: Descriptor, wanted: str | None, after: Digest | None) -> bool:
+    return wanted in (None, item.artifact_type) and (after is None or item.digest.hex > after.hex)
+
+
+def _warning(original: Listing[Any] | None) -> dict[str, str]:
+    return {} if original is None or original.warning is None else {"Warning": original.warning}
 
 
 def _count(request: Request, default: int, most: int) -> int:

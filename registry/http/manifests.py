@@ -21,10 +21,13 @@ from registry.access.rights import Caller
 from registry.admission import Admission
 from registry.events import Event
 from registry.http import conditions
+from registry.http.body import read_whole
 from registry.http.errors import RegistryError, manifest_unknown
 from registry.http.gate import caller_of
+from registry.http.negotiation import accepts_docker_only, ollama_sibling
 from registry.http.shared import SharedReads
 from registry.manifests import Manifests, StoredManifest, read_manifest
+from registry.proxy.proxy import Proxy
 from registry.quarantine import Quarantines
 from registry.referrers import Referrers
 from registry.store.protocol import Missing
@@ -58,7 +61,9 @@ class ManifestEndpoints:
         quarantines: Quarantines,
         remote: bool,
         notice: Callable[[Request], Notice],
+        proxy: Proxy | None = None,
     ) -> None:
+        self._proxy = proxy
         self._admission = admission
         self._rules = rules
         self._quarantines = quarantines
@@ -98,8 +103,10 @@ class ManifestEndpoints:
         return self._manifests.by_digest(name, digest)
 
     async def get(self, request: Request, name: str, rest: str) -> Response:
-        """GET and HEAD, whatever the Accept header says: there is one representation."""
+        """GET and HEAD. There is one representation whatever the Accept header says, but for models that were packed
+        for Ollama too (`negotiation`)."""
         try:
+            stale = await self._proxy.manifest(name, rest) if self._proxy is not None else None
             if request.method == "HEAD":
                 manifest = await asyncio.to_thread(self._manifests.find, name, rest, True)
             else:
@@ -108,15 +115,31 @@ class ManifestEndpoints:
             raise manifest_unknown(name, rest) from None
         if ":" not in rest and self._quarantines.cover(name, rest):
             await asyncio.to_thread(self._quarantines.check, name, rest, manifest)
+        if ":" not in rest and accepts_docker_only(request):
+            manifest = await self._for_ollama(name, manifest, request.method == "HEAD")
         headers = {
             "Content-Type": manifest.media_type,
             "Docker-Content-Digest": str(manifest.digest),
             "ETag": f'"{manifest.digest}"',
         }
+        if ":" not in rest:
+            headers["Vary"] = "Accept"
+        if stale is not None:
+            headers["Warning"] = stale
         if conditions.has_already(request, headers["ETag"]):
             return Response(None, 304, headers)
         headers["Content-Length"] = str(len(manifest.raw))
         return Response(None if request.method == "HEAD" else manifest.raw, 200, headers)
+
+    async def _for_ollama(self, name: str, manifest: StoredManifest, claim: bool) -> StoredManifest:
+        """What a client that reads Docker's manifests only is given of a model."""
+        sibling = ollama_sibling(manifest)
+        if sibling is not None:
+            with suppress(Missing):
+                if self._proxy is not None:
+                    await self._proxy.manifest(name, str(sibling))
+                return await asyncio.to_thread(self._manifests.find, name, str(sibling), claim)
+        return manifest
 
     async def put(self, request: Request, name: str, rest: str) -> Response:
         """PUT by tag, or by digest with any number of tags beside it."""
@@ -128,7 +151,7 @@ class ManifestEndpoints:
             if not is_tag(tag):
                 raise RegistryError(400, "TAG_INVALID", f"not a tag: {tag[:140]!r}")
         content_type = request.headers.get("content-type", "").partition(";")[0].strip()
-        raw = await _read(request)
+        raw = await read_whole(request, MAX_BYTES, "manifest")
         if digest is not None and not digest.matches(raw):
             raise DigestMismatch(f"the manifest received is not {digest}")
         manifest = read_manifest(raw, content_type, digest)
@@ -153,10 +176,14 @@ class ManifestEndpoints:
         self._manifests.put(name, manifest)
         self._referrers.add(name, manifest)
         untold = [Event("push", name, str(manifest.digest), media_type=manifest.media_type, size=len(manifest.raw))]
+        by = caller.principal.name
+        if not tags:
+            self._tags.note_push(name, manifest.digest, by)
         for tag in tags:
             with news() as notice:
                 before = partial(self._before_move, caller, notice, untold, name, tag, manifest.digest)
-                if self._tags.point(name, tag, manifest.digest, before) != manifest.digest:
+                first = tag == tags[0]
+                if self._tags.point(name, tag, manifest.digest, before, by, pushed=first) != manifest.digest:
                     untold = []
         if untold:
             with news() as notice:
@@ -171,35 +198,26 @@ class ManifestEndpoints:
 
     async def delete(self, request: Request, name: str, rest: str) -> Response:
         """DELETE of a tag, or of a manifest with the tags that point at it."""
+        told = caller_of(request).principal.name, partial(self._notice, request), name
         try:
             if ":" in rest:
-                await asyncio.to_thread(self._delete, partial(self._notice, request), name, Digest.parse(rest))
+                await asyncio.to_thread(self._delete, *told, Digest.parse(rest))
             elif is_tag(rest):
-                await asyncio.to_thread(self._delete_tag, partial(self._notice, request), name, rest)
+                await asyncio.to_thread(self._delete_tag, *told, rest)
             else:
                 raise Missing(rest)
         except Missing:
             raise manifest_unknown(name, rest) from None
         return Response(None, 202)
 
-    def _delete_tag(self, news: News, name: str, tag: str) -> None:
+    def _delete_tag(self, by: str, news: News, name: str, tag: str) -> None:
         self._rules.check_delete_tag(name, tag)
         with news() as notice:
             notice.will(Event("delete", name, None, tag))
-            self._tags.delete(name, tag)
+            self._tags.delete(name, tag, by)
 
-    def _delete(self, news: News, name: str, digest: Digest) -> None:
+    def _delete(self, by: str, news: News, name: str, digest: Digest) -> None:
         self._rules.check_delete_manifest(name, digest)
         with news() as notice:
             notice.will(Event("delete", name, str(digest)))
-            self._referrers.remove(name, self._manifests.delete(name, digest))
-
-
-async def _read(request: Request) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BYTES:
-            raise RegistryError(413, "SIZE_INVALID", f"manifest is larger than {MAX_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)
+            self._referrers.remove(name, self._manifests.delete(name, digest, by))

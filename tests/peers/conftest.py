@@ -23,6 +23,7 @@ from packager.source import open_source
 from supplychain.keys import PrivateKey
 from supplychain.sign import sign
 from tests.checkpoints.tiny import write_tiny_llama
+from tests.peers.mirrored import model  # noqa: F401
 from tests.peers.programs import program
 from tests.registry.replicas import Replicas, replicas
 from tests.registry.servers import RunningRegistry, StartRegistry

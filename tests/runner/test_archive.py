@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -11,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from artifact.layout import LayoutRepository
+from supplychain.keyless import KeylessSigner
 from supplychain.keys import PrivateKey, generate
 from supplychain.sign import sign
-from tests.runner.commands import call, error_line, json_of
+from tests.runner.commands import BIN, call, environment, error_line, json_of
 from tests.runner.crafted import model_of
+from tests.supplychain.sigstore_services import Sigstore
 
 POLICY = "version: 1\nauthorities: {release: {key: 'KEY'}}\nrules: [{match: ['**'], require: {any-of: [release]}}]\n"
 
@@ -54,6 +58,42 @@ def test_a_model_travels_with_its_signatures_and_the_policy(signed, store, tmp_p
     call(other, "save", signed, str(tmp_path / "third.tar"), "--policy", str(carried))
     with tarfile.open(tmp_path / "m.tar") as first, tarfile.open(tmp_path / "third.tar") as third:
         assert first.getnames() == third.getnames()
+
+
+def test_a_keyless_signature_is_verified_where_there_is_no_network(store, tmp_path):
+    """The trust root travels in the policy. The services that made the signature are gone by then."""
+    if shutil.which("openssl") is None or shutil.which("unshare") is None:
+        pytest.skip("openssl and unshare are not both installed")
+    reference, other = f"oci:{tmp_path}/l:v1", tmp_path / "elsewhere" / "store"
+    other.parent.mkdir()
+    (tmp_path / "services").mkdir()
+    digest = model_of(tmp_path / "l", {"config.json": b"{}"})
+    layout = LayoutRepository(tmp_path / "l")
+    with Sigstore.running(tmp_path / "services") as services:
+        (tmp_path / "config.json").write_text(json.dumps(services.trust_config(2, tsa=True)))
+        token = services.issuer.token("alice@example.com")
+        sign(layout, layout.resolve(digest), KeylessSigner.open(tmp_path / "config.json", token))
+    policy = tmp_path / "policy.yaml"
+    who = f'identity: alice@example.com, issuer: "{services.issuer.url}", trust-root: config.json'
+    policy.write_text(POLICY.replace("key: 'KEY'", f"keyless: {{{who}}}"))
+    call(store, "pull", reference)
+    call(store, "save", reference, str(tmp_path / "m.tar"), "--policy", str(policy))
+    for name in ("config.json", "policy.yaml"):
+        (tmp_path / name).unlink()
+
+    carried = other.parent / "policy.yaml"
+    call(other, "load", str(tmp_path / "m.tar"), "--policy-to", str(carried))
+    for command in (["load", str(tmp_path / "m.tar")], ["verify", reference]):
+        arguments = [str(BIN / "runner"), *command, "--policy", str(carried)]
+        alone = subprocess.run(
+            ["unshare", "--user", "--net", "--map-root-user", *arguments], env=environment(other), cwd=other.parent,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if "unshare" in alone.stderr:
+            pytest.skip(f"no network namespaces here: {alone.stderr.strip()}")
+        assert alone.returncode == 0, alone.stderr
+    carried.write_text(carried.read_text().replace("alice@", "mallory@"))
+    assert "unknown-signer" in error_line(call(other, "verify", reference, "--policy", str(carried), status=3))
 
 
 def test_other_tools_read_it(signed, store, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from artifact import mediatypes
 from artifact.layout import LayoutRepository
 from artifact.manifest import Index, Manifest
+from artifact.moved import size_text
 from artifact.reference import Reference
 from supplychain import keys
 from supplychain.keys import PrivateKey
@@ -62,9 +63,10 @@ def test_a_pull_lays_the_files_out_under_their_names(store, gguf_reference, layo
         assert (bundle / name).stat().st_ino == blob_file.stat().st_ino  # one copy on disk
         assert (bundle / name).stat().st_mode & 0o222 == 0
         assert layer.digest.matches((bundle / name).read_bytes())
-    assert "bytes moved, 0 were there" in result.stderr
+    size = sum(layer.size for layer in (manifest.config, *manifest.layers))
+    assert f"moved {size_text(size)} of {size_text(size)}" in result.stderr
     again = call(store, "pull", gguf_reference)
-    assert "0 bytes moved" in again.stderr
+    assert f"moved 0 B of {size_text(size)}" in again.stderr
     assert again.stdout == result.stdout
 
 

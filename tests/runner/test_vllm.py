@@ -85,6 +85,17 @@ def test_the_real_model_answers_on_vllm_and_on_llamacpp(serve, store, engines, p
     answer = httpx.get(f"{serving.url}/v1/models").json()
     assert answer["data"][0]["digest"] == model["digest"]
     serving.stop()
+    arriving = store / "arriving"  # the same from a store that has nothing: loaded while it arrives
+    arriving.mkdir()
+    (arriving / "engines").symlink_to(engines)
+    while_arriving = serve(
+        f"{name}:135M-BF16-safetensors", "--stream", "--policy", str(policy), "--context-size", "1024", "--sandbox",
+        "required", "--", *FLAGS, STOWAGE_STORE=str(arriving),
+    ).wait_ready(900)  # fmt: skip
+    assert "--load-format stowage_stream" in while_arriving.stderr()
+    assert streamed(while_arriving.url) == on_vllm
+    call(arriving, "fsck")
+    while_arriving.stop()
     gguf = serve(f"{name}:135M-BF16", "--policy", str(policy), "--context-size", "1024").wait_ready()
     # Greedy text of one precision agrees here at its start; later tokens may differ between engines.
     assert streamed(gguf.url).split(".")[0] == on_vllm.split(".")[0]

@@ -1,0 +1,1 @@
+"""Copies of other registries' repositories, made as they are asked for."""

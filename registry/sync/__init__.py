@@ -1,0 +1,1 @@
+"""Copying repositories from one place to another: registries of any make, and OCI layouts."""

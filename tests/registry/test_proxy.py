@@ -1,0 +1,501 @@
+"""The pull-through cache in front of a registry of ours, with logins, and in front of servers that misbehave."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from registry.cli import app
+from tests.registry.pushing import (
+    INDEX,
+    MANIFEST,
+    error_code,
+    manifest_of,
+    push_image,
+    put_manifest,
+    sha256,
+)
+from tests.registry.secured import AUTH, PASSWORDS, RULES, TOKEN, configure
+from tests.registry.servers import RunningRegistry, StartRegistry
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def upstream(session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory) -> RunningRegistry:
+    """The original, with logins and tokens; not to be killed."""
+    folder = tmp_path_factory.mktemp("proxy-upstream")
+    return session_registries(folder / "storage", "--config", str(configure(folder, AUTH + TOKEN + RULES)))
+
+
+@pytest.fixture(scope="module")
+def cache(
+    upstream: RunningRegistry, session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> RunningRegistry:
+    """The cache in front of it, which asks for a tag each time."""
+    folder = tmp_path_factory.mktemp("proxy-cache")
+    return session_registries(folder / "storage", "--config", str(proxied(folder, upstream)))
+
+
+def proxied(folder: Path, upstream: RunningRegistry | str, ttl: str = "1s", more: str = "") -> Path:
+    """A configuration of a cache of `upstream` below ``up/``."""
+    host = upstream if isinstance(upstream, str) else upstream.host
+    (folder / "password").write_text(PASSWORDS["alice"] + "\n")
+    file = folder / "proxy.toml"
+    file.write_text(
+        f'[proxy]\ntag-ttl = "{ttl}"\n{more}\n[[proxy.upstreams]]\nprefix = "up"\nurl = "http://{host}"\n'
+        'namespaces = ["models.example.org"]\nusername = "alice"\npassword-file = "password"\n'
+    )
+    return file
+
+
+@pytest.fixture
+def at(upstream: RunningRegistry) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=upstream.url, auth=("alice", PASSWORDS["alice"]), timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def through(cache: RunningRegistry) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cache.url, timeout=60) as client:
+        yield client
+
+
+def eventually(check: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := check()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def is_stored(cache: RunningRegistry, repo: str, digest: str) -> bool:
+    algorithm, _, hex_ = digest.partition(":")
+    return (Path(cache.storage) / "repos" / repo / "_blobs" / algorithm / hex_).exists()
+
+
+def test_a_model_comes_through(at: httpx.Client, through: httpx.Client, cache: RunningRegistry, repo: str) -> None:
+    layer = secrets.token_bytes(3 * MIB + 17)
+    raw = push_image(at, repo, "v1", layer)
+    head = through.head(f"/v2/up/{repo}/manifests/v1")
+    assert head.headers["docker-content-digest"] == sha256(raw)
+    answer = through.get(f"/v2/up/{repo}/manifests/v1")
+    assert (answer.content, answer.headers["content-type"]) == (raw, MANIFEST)
+    assert through.get(f"/v2/up/{repo}/manifests/{sha256(raw)}").content == raw
+    head = through.head(f"/v2/up/{repo}/blobs/{sha256(layer)}")
+    assert (head.status_code, int(head.headers["content-length"])) == (200, len(layer))
+    assert not is_stored(cache, f"up/{repo}", sha256(layer))
+    blob = through.get(f"/v2/up/{repo}/blobs/{sha256(layer)}")
+    assert blob.content == layer and blob.headers["docker-content-digest"] == sha256(layer)
+    assert is_stored(cache, f"up/{repo}", sha256(layer))
+    assert through.get(f"/v2/up/{repo}/blobs/{sha256(b'{}')}").content == b"{}"
+    assert through.get(f"/v2/up/{repo}/blobs/{sha256(b'absent')}").status_code == 404
+    assert through.get(f"/v2/up/{repo}/manifests/absent").status_code == 404
+    assert error_code(through.get(f"/v2/up/{repo}/manifests/{sha256(b'absent')}")) == "MANIFEST_UNKNOWN"
+
+
+def test_lists_and_referrers_are_those_of_the_original(at: httpx.Client, through: httpx.Client, repo: str) -> None:
+    raw = push_image(at, repo, "v1")
+    push_image(at, repo, "v2", b"two")
+    assert through.get(f"/v2/up/{repo}/tags/list").json() == {"name": f"up/{repo}", "tags": ["v1", "v2"]}
+    page = through.get(f"/v2/up/{repo}/tags/list?n=1")
+    assert page.json()["tags"] == ["v1"]
+    link = page.headers["link"].partition(">")[0].strip("<")
+    assert through.get(link).json()["tags"] == ["v2"]
+    about = {"mediaType": MANIFEST, "digest": sha256(raw), "size": len(raw)}
+    notes = [
+        push_image(at, repo, None, text, subject=about, artifactType=f"x/{text.decode()}") for text in (b"a", b"b")
+    ]
+    answer = through.get(f"/v2/up/{repo}/referrers/{sha256(raw)}")
+    assert answer.headers["content-type"] == INDEX
+    assert {item["digest"] for item in answer.json()["manifests"]} == set(map(sha256, notes))
+    one = through.get(f"/v2/up/{repo}/referrers/{sha256(raw)}?artifactType=x/a")
+    assert [item["digest"] for item in one.json()["manifests"]] == [sha256(notes[0])]
+    assert through.get(f"/v2/up/{repo}/referrers/{sha256(b'nothing')}").json()["manifests"] == []
+    assert through.get("/v2/up/never/was/tags/list").status_code == 404
+
+
+def test_a_tag_is_asked_for_again_when_its_time_is_over(
+    at: httpx.Client,
+    through: httpx.Client,
+    upstream: RunningRegistry,
+    registry_server: StartRegistry,
+    repo: str,
+    tmp_path: Path,
+) -> None:
+    patient = registry_server(tmp_path / "patient", "--config", str(proxied(tmp_path, upstream, ttl="1h")))
+    old = push_image(at, repo, "latest", b"old")
+    for url in (patient.url, str(through.base_url)):
+        assert httpx.get(f"{url}/v2/up/{repo}/manifests/latest").content == old
+    new = push_image(at, repo, "latest", b"new")
+    path = f"/v2/up/{repo}/manifests/latest"
+    eventually(lambda: through.get(path).content == new)
+    assert httpx.get(f"{patient.url}{path}").content == old
+    assert at.delete(f"/v2/{repo}/manifests/latest").status_code == 202
+    eventually(lambda: through.get(path).status_code == 404)
+
+
+def test_one_fetch_however_many_wait(session_registries: StartRegistry, repo: str, tmp_path: Path) -> None:
+    content = secrets.token_bytes(4 * MIB)
+    with original(content) as server:
+        server.gate.clear()
+        cache = session_registries(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+        answers: list[bytes] = []
+
+        def pull() -> None:
+            answers.append(httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}", timeout=120).content)
+
+        threads = [threading.Thread(target=pull) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: server.count("GET", sha256(content)) == 1)
+        server.gate.set()
+        for thread in threads:
+            thread.join()
+        assert answers == [content] * 8
+        pull()
+        assert answers[-1] == content
+        assert server.count("GET", sha256(content)) == 1
+
+
+def test_bytes_go_on_while_they_come_and_the_last_one_waits(
+    registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    """A wrong digest is never stored, and nobody gets a whole answer."""
+    content = secrets.token_bytes(3 * MIB)
+    with original(content, said=sha256(b"something else")) as server:
+        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+        received = b""
+        url = f"{cache.url}/v2/up/{repo}/blobs/{sha256(b'something else')}"
+        with pytest.raises(httpx.RemoteProtocolError), httpx.stream("GET", url) as answer:
+            assert answer.status_code == 200
+            for piece in answer.iter_raw():
+                received += piece
+        assert 0 < len(received) < len(content) and content.startswith(received)
+        assert not is_stored(cache, f"up/{repo}", sha256(b"something else"))
+        assert not list((Path(cache.storage) / "data").glob("*"))
+        # A small one is found out before anything is said.
+        small = httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(b'small')}")
+        assert small.status_code in (404, 502)
+
+
+def test_an_original_that_breaks_off_is_asked_for_the_rest(
+    registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    content = secrets.token_bytes(5 * MIB)
+    with original(content, breaks=[2 * MIB, MIB]) as server:
+        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+        answer = httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}", timeout=60)
+        assert answer.content == content
+        asked = [part for method, path, part in server.asked if method == "GET" and "/blobs/" in path]
+        assert asked == ["", f"bytes={2 * MIB}-{5 * MIB - 1}", f"bytes={3 * MIB}-{5 * MIB - 1}"]
+
+
+def test_ranges_on_a_miss(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
+    """A near one waits for the fetch; a far one goes past it; the whole is stored once."""
+    content = secrets.token_bytes(24 * MIB)
+    with original(content) as server:
+        server.gate.clear()
+        server.gated_at = MIB
+        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+        url, digest = f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}", sha256(content)
+        far = httpx.get(url, headers={"Range": f"bytes={20 * MIB}-{20 * MIB + 99}"}, timeout=60)
+        assert (far.status_code, far.content) == (206, content[20 * MIB : 20 * MIB + 100])
+        assert far.headers["content-range"] == f"bytes {20 * MIB}-{20 * MIB + 99}/{len(content)}"
+        suffix = httpx.get(url, headers={"Range": "bytes=-5"}, timeout=60)
+        assert (suffix.status_code, suffix.content) == (206, content[-5:])
+        near = httpx.get(url, headers={"Range": "bytes=10-19"}, timeout=60)
+        assert (near.status_code, near.content) == (206, content[10:20])
+        assert httpx.get(url, headers={"Range": f"bytes={len(content)}-"}).status_code == 416
+        assert not is_stored(cache, f"up/{repo}", digest)
+        server.gate.set()
+        eventually(lambda: is_stored(cache, f"up/{repo}", digest))
+        assert httpx.get(url, timeout=60).content == content
+        whole = [part for method, path, part in server.asked if (method, part) == ("GET", "") and "/blobs/" in path]
+        assert len(whole) == 1
+
+
+def test_what_is_held_is_served_while_the_original_is_away(
+    registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    (tmp_path / "up").mkdir()
+    first = registry_server(tmp_path / "up/storage")
+    with httpx.Client(base_url=first.url) as client:
+        raw = push_image(client, repo, "v1", b"held")
+        push_image(client, repo, "v2", b"not held")
+        about = {"mediaType": MANIFEST, "digest": sha256(raw), "size": len(raw)}
+        note = push_image(client, repo, None, b"a note", subject=about)
+    cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, first)))
+    with httpx.Client(base_url=cache.url, timeout=60) as through:
+        assert through.get(f"/v2/up/{repo}/manifests/v1").content == raw
+        assert through.get(f"/v2/up/{repo}/manifests/v1.sig").status_code == 404
+        through.get(f"/v2/up/{repo}/blobs/{sha256(b'held')}")
+        through.get(f"/v2/up/{repo}/manifests/{sha256(note)}")
+        first.kill()
+        stale = eventually(lambda: (a := through.get(f"/v2/up/{repo}/manifests/v1")).headers.get("warning") and a)
+        assert stale.content == raw and stale.headers["warning"].startswith("110 ")
+        assert through.get(f"/v2/up/{repo}/blobs/{sha256(b'held')}").content == b"held"
+        assert through.get(f"/v2/up/{repo}/manifests/{sha256(raw)}").content == raw
+        tags = through.get(f"/v2/up/{repo}/tags/list")
+        assert tags.json()["tags"] == ["v1"] and tags.headers["warning"].startswith("110 ")
+        referrers = through.get(f"/v2/up/{repo}/referrers/{sha256(raw)}")
+        assert [item["digest"] for item in referrers.json()["manifests"]] == [sha256(note)]
+        assert referrers.headers["warning"].startswith("110 ")
+        # What it had not when it was there, it has not now; of the rest nothing is known.
+        assert through.get(f"/v2/up/{repo}/manifests/v1.sig").status_code == 404
+        for path in ("manifests/v2", f"blobs/{sha256(b'not held')}", f"manifests/{sha256(b'other')}"):
+            away = through.get(f"/v2/up/{repo}/{path}")
+            assert (away.status_code, error_code(away)) == (503, "UNAVAILABLE"), path
+    assert "is served as it was" in cache.log.read_text()
+
+
+def test_stale_tags_may_be_refused(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
+    first = registry_server(tmp_path / "up")
+    with httpx.Client(base_url=first.url) as client:
+        raw = push_image(client, repo, "v1")
+    config = proxied(tmp_path, first, more="serve-stale = false")
+    cache = registry_server(tmp_path / "storage", "--config", str(config))
+    with httpx.Client(base_url=cache.url, timeout=60) as through:
+        assert through.get(f"/v2/up/{repo}/manifests/v1").content == raw
+        first.kill()
+        eventually(lambda: through.get(f"/v2/up/{repo}/manifests/v1").status_code == 503)
+        assert through.get(f"/v2/up/{repo}/manifests/{sha256(raw)}").content == raw
+
+
+def test_pushes_into_a_copy_are_refused(through: httpx.Client, upstream: RunningRegistry, repo: str) -> None:
+    raw = manifest_of([b"x"])
+    for answer in (
+        through.post(f"/v2/up/{repo}/blobs/uploads/"),
+        through.post(f"/v2/up/{repo}/blobs/uploads/", params={"digest": sha256(b"x")}, content=b"x"),
+        put_manifest(through, f"up/{repo}", raw, "v1"),
+    ):
+        assert (answer.status_code, error_code(answer)) == (405, "UNSUPPORTED")
+        assert "push there" in answer.json()["errors"][0]["message"]
+    push_image(through, repo, "v1")  # what is not below the prefix is the registry's own
+    push_image(through, "upper/x", "v1")
+
+
+def test_containerd_names_the_registry_it_means(at: httpx.Client, through: httpx.Client, repo: str) -> None:
+    raw = push_image(at, repo, "v1", b"by namespace")
+    ns = {"ns": "models.example.org"}
+    assert through.head(f"/v2/{repo}/manifests/v1", params=ns).headers["docker-content-digest"] == sha256(raw)
+    assert through.get(f"/v2/{repo}/manifests/{sha256(raw)}", params=ns).content == raw
+    assert through.get(f"/v2/{repo}/blobs/{sha256(b'by namespace')}", params=ns).content == b"by namespace"
+    assert through.get(f"/v2/{repo}/manifests/v1").status_code == 404
+    other = through.get(f"/v2/{repo}/manifests/v1", params={"ns": "elsewhere.example.org"})
+    assert (other.status_code, error_code(other)) == (404, "NAME_UNKNOWN")
+
+
+def test_a_blob_that_was_deleted_is_not_restored_through_another_repository(
+    at: httpx.Client, through: httpx.Client, cache: RunningRegistry, repo: str
+) -> None:
+    """CVE-2026-35172. Other repositories have the bytes; neither they nor the cache bring them back."""
+    content = secrets.token_bytes(2000)
+    digest = sha256(content)
+    push_image(at, repo, "v1", content)
+    push_image(through, f"{repo}/own", "v1", content)
+    assert through.get(f"/v2/up/{repo}/blobs/{digest}").content == content
+    assert through.get(f"/v2/up/{repo}/other/blobs/{digest}").status_code == 404
+    assert at.delete(f"/v2/{repo}/blobs/{digest}").status_code == 202
+    assert through.delete(f"/v2/up/{repo}/blobs/{digest}").status_code == 202
+    assert through.get(f"/v2/up/{repo}/blobs/{digest}").status_code == 404
+    assert through.head(f"/v2/up/{repo}/blobs/{digest}").status_code == 404
+    assert through.get(f"/v2/{repo}/own/blobs/{digest}").content == content
+    assert through.delete(f"/v2/{repo}/own/blobs/{digest}").status_code == 202
+    assert through.get(f"/v2/{repo}/own/blobs/{digest}").status_code == 404
+
+
+def test_a_token_service_elsewhere_is_not_asked(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
+    """CVE-2026-33540: a realm outside the trust boundary gets neither a login nor a request."""
+    with original(b"x") as elsewhere, original(b"x", realm=f"http://{elsewhere.host}/token") as server:
+        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+        answer = httpx.get(f"{cache.url}/v2/up/{repo}/manifests/v1", timeout=60)
+        assert (answer.status_code, error_code(answer)) == (502, "UNAVAILABLE")
+        assert elsewhere.asked == []
+        assert PASSWORDS["alice"] not in answer.text + cache.log.read_text()
+        assert "names a token service elsewhere" in cache.log.read_text()
+        config = proxied(tmp_path, server.host)
+        config.write_text(config.read_text() + f'token-hosts = ["{elsewhere.host}"]\n')
+        trusting = registry_server(tmp_path / "trusting", "--config", str(config))
+        assert httpx.get(f"{trusting.url}/v2/up/{repo}/blobs/{sha256(b'x')}", timeout=60).content == b"x"
+        assert elsewhere.asked[0][1].startswith("/token")
+
+
+def test_a_login_that_is_refused_is_said_without_it(
+    upstream: RunningRegistry, registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    config = proxied(tmp_path, upstream)
+    (tmp_path / "password").write_text("not-the-password")
+    cache = registry_server(tmp_path / "storage", "--config", str(config))
+    answer = httpx.get(f"{cache.url}/v2/up/{repo}/manifests/v1", timeout=60)
+    assert answer.status_code == 502 and "refuses this registry's login" in answer.text
+    assert "not-the-password" not in answer.text + cache.log.read_text()
+
+
+def test_rights_hold_for_copies(
+    at: httpx.Client, upstream: RunningRegistry, registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    push_image(at, repo, "v1")
+    config = proxied(tmp_path, upstream)
+    rules = AUTH + '[[access]]\nprincipals = ["bob"]\nrepositories = ["up/**"]\nrights = ["pull"]\n'
+    config.write_text(config.read_text() + configure(tmp_path, rules).read_text())
+    cache = registry_server(tmp_path / "storage", "--config", str(config))
+    path = f"{cache.url}/v2/up/{repo}/manifests/v1"
+    assert httpx.get(path, auth=("bob", PASSWORDS["bob"])).status_code == 200
+    assert httpx.get(path).status_code == 401
+    assert httpx.get(path, auth=("carol", PASSWORDS["carol"])).status_code == 403
+    ns = {"ns": "models.example.org"}
+    assert httpx.get(f"{cache.url}/v2/{repo}/manifests/v1", params=ns).status_code == 401
+
+
+def test_fsck_knows_a_copy(
+    at: httpx.Client, upstream: RunningRegistry, registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    push_image(at, repo, "v1")
+    cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, upstream)))
+    httpx.get(f"{cache.url}/v2/up/{repo}/manifests/v1")
+    done = CliRunner().invoke(app, ["fsck", "--storage", cache.storage, "--json"])
+    assert json.loads(done.stdout)["findings"] == []
+
+
+def test_a_server_that_stops_gives_fetches_up(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
+    content = secrets.token_bytes(6 * MIB)
+    with original(content) as server:
+        server.gate.clear()
+        server.gated_at = 2 * MIB
+        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+        with httpx.stream("GET", f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}") as answer:
+            next(answer.iter_raw())
+        cache.process.terminate()
+        time.sleep(0.2)
+        server.gate.set()
+        assert cache.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[proxy]\n", "'upstreams' is missing"),
+        ('[[proxy.upstreams]]\nprefix = "Up"\nurl = "https://x.example"\n', "beginning of repository names"),
+        ('[[proxy.upstreams]]\nprefix = "up"\n', "'url' is missing"),
+        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "http://x.example.org"\n', "must be an https:// URL"),
+        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://localhost"\n', "http://"),
+        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://u:p@x.example"\n', "must be an https:// URL"),
+        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\nusername = "a"\n', "needs one of"),
+        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\npassword-env = "A"\n', "without username"),
+        (
+            '[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\n'
+            '[[proxy.upstreams]]\nprefix = "up"\nurl = "https://y.example"\n',
+            "this prefix is there already",
+        ),
+        (
+            '[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\nusername = "a"\n'
+            'password-env = "NOT_SET_1"\n',
+            "NOT_SET_1 holds no password",
+        ),
+    ],
+)
+def test_settings_that_are_wrong(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "registry.toml").write_text(text)
+    done = CliRunner().invoke(app, ["config", "check", str(tmp_path / "registry.toml")])
+    assert said in str(done.exception)
+
+
+class Original(ThreadingHTTPServer):
+    """A registry with one blob in every repository, that can be slow, lie and break off."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes, said: str | None, breaks: list[int], realm: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content, self.said, self.breaks, self.realm = content, said or sha256(content), breaks, realm
+        self.gate = threading.Event()
+        self.gate.set()
+        self.gated_at = 0
+        self.asked: list[tuple[str, str, str]] = []
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    def count(self, method: str, text: str) -> int:
+        return sum(1 for asked in list(self.asked) if asked[0] == method and text in asked[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Original
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        server, part = self.server, self.headers.get("Range", "")
+        server.asked.append((self.command, self.path, part))
+        if self.path.startswith("/token"):
+            return self._send(200, b'{"token":"t"}')
+        if server.realm and "Authorization" not in self.headers:
+            return self._send(401, b"", {"WWW-Authenticate": f'Bearer realm="{server.realm}",service="s"'})
+        if not self.path.endswith(server.said):
+            return self._send(404, b"{}")
+        start, end = 0, len(server.content) - 1
+        if part:
+            start, end = (int(text) for text in part.removeprefix("bytes=").split("-"))
+        data = server.content[start : end + 1]
+        headers = {"Content-Range": f"bytes {start}-{end}/{len(server.content)}"} if part else {}
+        if self.command == "GET" and server.breaks:
+            return self._send(206 if part else 200, data, headers, server.breaks.pop(0))
+        return self._send(206 if part else 200, data, headers)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, until: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        gated = self.server.gated_at
+        if status == 200 and len(body) > 1000:
+            self.wfile.write(body[: min(gated, until or gated)])
+            self.server.gate.wait(60)
+            body = body[gated:] if until is None else body[gated:until]
+        elif until is not None:
+            body = body[:until]
+        try:
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True
+        if until is not None:
+            self.close_connection = True
+
+
+@contextmanager
+def original(
+    content: bytes, said: str | None = None, breaks: list[int] | None = None, realm: str = ""
+) -> Iterator[Original]:
+    server = Original(content, said, breaks or [], realm)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.gate.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

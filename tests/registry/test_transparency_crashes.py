@@ -1,0 +1,397 @@
+"""The log under processes that die, are held up, and get into each other's way.
+
+Three things hold whatever happens: what was acknowledged is in the log and is served; what is served is in the log; and
+there is one log, whose every head is the beginning of the next.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from artifact import merkle
+from artifact.digest import Digest
+from registry import keys
+from registry.fsck import Checker
+from registry.gc.collector import Collector
+from registry.log.sequencer import Draft, Stale
+from registry.log.state import STATE, Pending
+from registry.log.tags import LoggedTags
+from registry.log.tiles import LogTiles
+from registry.store.protocol import Missing, ObjectStore, StoreUnavailable
+from registry.tagrecord import TagRecord
+from registry.tags import Tags
+from registry.uploads import LIFETIME
+from supplychain.tlog.checkpoint import Checkpoint
+from supplychain.tlog.evidence import consistent
+from supplychain.tlog.proofs import Tree
+from tests.registry.conftest import Backend
+from tests.registry.logged import Logged, client, logged
+from tests.registry.pushing import MANIFEST, manifest_of, push_blob, sha256
+from tests.registry.servers import StartRegistry
+
+NAME = "team/model"
+FIRST, SECOND, THIRD = (Digest.of(text) for text in (b"first", b"second", b"third"))
+
+
+@pytest.fixture
+def these(backend: Backend, tmp_path: Path) -> Logged:
+    found = logged(backend, tmp_path)
+    found.sequencer().create()
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Logged:
+    found = logged(Backend("filesystem", str(tmp_path / "storage")), tmp_path)
+    found.sequencer().create()
+    return found
+
+
+class Dying:
+    """A store that is not reached any more from call number `fail_at` on; with `late`, that call is still carried
+    out, and only its answer is lost."""
+
+    def __init__(self, inner: ObjectStore, fail_at: int, late: bool) -> None:
+        self._inner = inner
+        self._left = fail_at
+        self._late = late
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if not callable(method):
+            return method
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and self._late:
+                method(*arguments, **options)
+            if self._left <= 0:
+                raise StoreUnavailable("killed here")
+            return method(*arguments, **options)
+
+        return call
+
+
+def visible(store: ObjectStore, tags: Tags) -> dict[str, Digest]:
+    found: dict[str, Digest] = {}
+    for tag in tags.list(NAME, "", 1000):
+        with suppress(Missing):
+            found[tag] = tags.resolve(NAME, tag)
+    return found
+
+
+def held(these: Logged) -> dict[str, Digest]:
+    """What follows from the log."""
+    replay = these.replay()
+    assert replay.problems == []
+    return {tag: digest for (_, tag), (digest, _) in replay.tags.items()}
+
+
+def ever(these: Logged) -> set[tuple[str, Digest]]:
+    """Every place that a tag was ever in, by the log."""
+    return {(entry.tag, entry.digest) for entry in these.entries() if entry.tag and entry.digest}
+
+
+Action = Callable[[LoggedTags], object]
+ACTIONS: dict[str, Action] = {
+    "a new tag": lambda tags: tags.point(NAME, "new", SECOND, pushed=True),
+    "a tag moved": lambda tags: tags.point(NAME, "old", SECOND, pushed=True),
+    "a tag removed": lambda tags: tags.delete(NAME, "old"),
+    "a tag that was there before": lambda tags: tags.point(NAME, "gone", SECOND),
+    "a manifest with its tags removed": lambda tags: tags.delete_pointing_at(NAME, FIRST),
+    "a bundle that becomes whole": lambda tags: fill(tags, 300),
+}
+
+
+def fill(tags: LoggedTags, count: int) -> None:
+    log = tags._journal
+    for first in range(0, count, 100):
+        log.append([Draft(tags._entry("push", NAME, Digest.of(bytes([first % 256]))))] * 100)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the call", "after the call"])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_killed_at_every_call(backend: Backend, tmp_path: Path, action: str, late: bool) -> None:
+    """Wherever a process dies, nothing is visible that the log does not hold; the next process makes the rest of what
+    the log holds visible, and the same action then ends as if nothing had happened."""
+    expected: dict[str, Digest] | None = None
+    fail_at, deaths = 0, 0
+    while True:
+        fail_at += 1
+        these = logged(backend, tmp_path)
+        store = backend.open()
+        these.sequencer(store).create()
+        before = these.tags(store)
+        for tag in ("old", "other", "gone"):
+            before.point(NAME, tag, FIRST)
+        before.delete(NAME, "gone")
+        try:
+            ACTIONS[action](LoggedTags(these.sequencer(Dying(store, fail_at, late))))  # type: ignore[arg-type]
+            acknowledged = True
+        except StoreUnavailable:
+            acknowledged = False
+            deaths += 1
+        after = these.tags(store)
+        seen = visible(store, after)
+        assert {(tag, digest) for tag, digest in seen.items()} <= ever(these), fail_at
+        if acknowledged:
+            assert seen == held(these)
+        after._journal.finish()
+        assert visible(store, after) == held(these), fail_at
+        assert these.state().pending == ()
+        if not acknowledged:
+            with suppress(Missing):  # it had happened
+                ACTIONS[action](after)
+        after._journal.finish()
+        done = visible(store, after)
+        assert done == held(these)
+        expected = expected or done
+        assert done == expected, fail_at
+        assert [item for item in Checker(store).run() if item.kind in ("unlogged", "damaged", "wrong-bytes")] == []
+        for entry in (*store.list("log/"), *store.list("repos/")):
+            store.delete(entry.key)
+        if acknowledged:
+            break
+    assert deaths >= 2
+
+
+# Processes that are held up between what they have logged and what they make visible.
+
+
+def test_a_creation_that_comes_late_does_not_bring_a_removed_tag_back(these: Logged) -> None:
+    slow, quick = these.tags(), these.tags()
+    log = slow._journal
+    draft = Draft(slow._entry("tag", NAME, FIRST, "v1"), log.seen())
+    index = log.append([draft])
+    quick.delete(NAME, "v1")
+    assert quick.list(NAME, "", 10) == []
+    log.apply(Pending(index, (NAME, "v1"), FIRST, time.time()), absent=True)
+    with pytest.raises(Missing):
+        quick.resolve(NAME, "v1")
+    assert held(these) == {}
+    quick.point(NAME, "v1", SECOND)
+    log.apply(Pending(index, (NAME, "v1"), FIRST, time.time()), absent=True)
+    assert quick.resolve(NAME, "v1") == SECOND
+
+
+def test_the_next_writer_of_a_tag_finishes_what_another_began(these: Logged) -> None:
+    """Also one who does not know yet that something was begun; an entry never says wrongly what was before."""
+    dead, living, stale = these.tags(), these.tags(), these.tags()
+    living.point(NAME, "v1", FIRST)
+    stale._journal.read()
+    seen = dead._look(NAME, "v1").seen
+    dead._journal.append([Draft(dead._entry("tag", NAME, SECOND, "v1", FIRST), seen)])
+    assert living.resolve(NAME, "v1") == FIRST, "in the log, and not yet visible"
+    before: list[Digest | None] = []
+    assert stale.point(NAME, "v1", THIRD, before.append) == SECOND
+    assert before[-1] == SECOND
+    assert held(these) == {"v1": THIRD}
+    with pytest.raises(Stale):
+        dead._journal.append([Draft(dead._entry("tag", NAME, SECOND, "v1", FIRST), seen)])
+
+
+def test_a_move_begun_by_a_dead_process_is_finished_by_any(folder: Logged, registry_server: StartRegistry) -> None:
+    """By a server that starts, and by one that only watches."""
+    folder.start = registry_server
+    dead = folder.tags()
+    dead.point(NAME, "v1", FIRST)
+    dead._journal.append([Draft(dead._entry("tag", NAME, SECOND, "v1", FIRST), dead._look(NAME, "v1").seen)])
+    server = folder.serve()
+    assert folder.tags().resolve(NAME, "v1") == SECOND
+    assert folder.state().pending == ()
+    entry = dead._entry("tag", NAME, THIRD, "v1", SECOND)
+    dead._journal.append([Draft(entry, dead._look(NAME, "v1").seen)])
+    deadline = time.monotonic() + 120
+    while folder.tags().resolve(NAME, "v1") != THIRD:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    server.stop()
+
+
+def test_removed_tags_are_taken_away_by_the_collector(folder: Logged) -> None:
+    """A day later, and not before; a tag that came back stays."""
+    tags, store = folder.tags(), folder.backend.open()
+    for tag in ("gone", "back"):
+        tags.point(NAME, tag, FIRST)
+        tags.delete(NAME, tag)
+    Collector(store, grace=0).run()
+    assert len(store.list(keys.tags(NAME))) == 2
+    tags.point(NAME, "back", SECOND)
+    Collector(store, grace=0, clock=lambda: time.time() + LIFETIME + 60).run()
+    assert [entry.key for entry in store.list(keys.tags(NAME))] == [keys.tag(NAME, "back")]
+    tags.point(NAME, "gone", THIRD)
+    assert visible(store, tags) == held(folder) == {"back": SECOND, "gone": THIRD}
+    assert store.list("log/") != []
+
+
+# Many at once.
+
+
+def test_many_threads_of_many_processes(these: Logged) -> None:
+    """Moves of few tags by many: each is in the log once, in the order in which they came to be; one log."""
+    pushed: list[tuple[str, Digest]] = []
+    heads: list[Checkpoint] = []
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        tags = processes[number % len(processes)]
+        choice = random.Random(number)
+        try:
+            for turn in range(8):
+                tag, digest = choice.choice("abc"), Digest.of(f"{number} {turn}".encode())
+                if choice.random() < 0.2:
+                    with suppress(Missing):
+                        tags.delete(NAME, tag)
+                else:
+                    tags.point(NAME, tag, digest, pushed=True)
+                    pushed.append((tag, digest))
+                heads.append(tags._journal.read().checkpoint)
+        except BaseException as error:
+            failures.append(error)
+
+    processes = [these.tags() for _ in range(3)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    tags = [(entry.tag, entry.digest) for entry in these.entries() if entry.action == "tag"]
+    assert sorted(tags, key=str) == sorted(pushed, key=str)
+    assert visible(these.backend.open(), processes[0]) == held(these)
+    one_log(these, heads)
+
+
+def one_log(these: Logged, heads: list[Checkpoint]) -> None:
+    """Every head that anybody saw is the beginning of the log as it is."""
+    state = these.state()
+    leaves = [merkle.leaf_hash(entry.to_bytes()) for entry in these.entries()]
+    for head in {head.size: head for head in heads}.values():
+        assert merkle.root_hash(leaves[: head.size]) == head.root
+    by_size: dict[int, set[bytes]] = {}
+    for head in heads:
+        by_size.setdefault(head.size, set()).add(head.root)
+    assert all(len(roots) == 1 for roots in by_size.values())
+    assert state.checkpoint.root == merkle.root_hash(leaves)
+
+
+class Pusher(threading.Thread):
+    """Pushes tags of its own and a shared one through random replicas, and tries again until each is acknowledged."""
+
+    def __init__(self, number: int, hosts: list[str], until: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self._hosts = hosts
+        self._until = until
+        self._random = random.Random(number)
+        self._number = number
+        self.acknowledged: list[tuple[str, Digest]] = []
+        self.removed: set[str] = set()
+        self.heads: list[bytes] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            turn = 0
+            while not self._until() or turn < 10:
+                self._step(turn)
+                turn += 1
+        except BaseException as error:
+            self.error = error
+
+    def _step(self, turn: int) -> None:
+        raw = manifest_of([b"layer"], by=f"{self._number} {turn}")
+        tag = "shared" if turn % 3 == 0 else f"own-{self._number}-{turn % 2}"
+        url = f"/v2/{NAME}/manifests/{tag}"
+        while self._ask("PUT", url, raw) != 201:
+            pass
+        self.acknowledged.append((tag, Digest.of(raw)))
+        self.removed.discard(tag)
+        if turn % 7 == 6 and tag != "shared":
+            while self._ask("DELETE", url) not in (202, 404):
+                pass
+            self.removed.add(tag)
+        self._ask("GET", "/transparency/checkpoint")
+
+    def _ask(self, method: str, path: str, content: bytes | None = None) -> int:
+        headers = {"Content-Type": MANIFEST} if content else {}
+        try:
+            host = self._random.choice(self._hosts)
+            answer = httpx.request(method, f"http://{host}{path}", content=content, headers=headers, timeout=60)
+        except httpx.TransportError:
+            time.sleep(0.05)
+            return 0
+        if path.startswith("/transparency") and answer.status_code == 200:
+            self.heads.append(answer.content)
+        if answer.status_code in (201, 202, 404):
+            return answer.status_code
+        assert answer.status_code in (200, 500, 502, 503), answer.text
+        time.sleep(0.05)
+        return 0
+
+
+@pytest.mark.parametrize("kills", [0, 5], ids=["undisturbed", "killed"])
+def test_replicas(backend: Backend, tmp_path: Path, registry_server: StartRegistry, kills: int) -> None:
+    """Three replicas over one store, two of which are killed with SIGKILL at random moments: one log, every
+    acknowledged push in it, every tag where the log says, every head that a client saw the beginning of the last."""
+    these = logged(backend, tmp_path, registry_server)
+    running = [these.serve() for _ in range(3)]
+    with client(running[0]) as http:
+        push_blob(http, NAME, b"{}")
+        push_blob(http, NAME, b"layer")
+    hosts = [server.host for server in running]
+    ended = threading.Event()
+    pushers = [Pusher(number, hosts, ended.is_set) for number in range(4)]
+    for pusher in pushers:
+        pusher.start()
+    choice = random.Random(7)
+    for _ in range(kills):
+        time.sleep(choice.uniform(0.1, 0.6))
+        victim = choice.randrange(2)
+        host = running[victim].host
+        running[victim].kill()
+        running[victim] = these.serve("--listen", host)
+    ended.set()
+    for pusher in pushers:
+        pusher.join()
+        assert pusher.error is None, pusher.error
+    done = these.verify(running[2].host)
+    assert done.exit_code == 0, done.output
+
+    pushed = {(entry.tag, entry.digest) for entry in these.entries() if entry.action == "tag"}
+    serving = held(these)
+    for pusher in pushers:
+        assert set(pusher.acknowledged) <= pushed
+        own = {tag: digest for tag, digest in pusher.acknowledged if tag != "shared"}
+        for tag, digest in own.items():
+            assert serving.get(tag) == (None if tag in pusher.removed else digest), tag
+    heads = [Checkpoint.open(head, these.verifier) for pusher in pushers for head in pusher.heads]
+    assert heads
+    one_log(these, heads)
+    state = these.state()
+    log = these.sequencer()
+    tree = Tree(state.size, LogTiles(log.store, log.read).read)
+    for head in heads[:: max(len(heads) // 10, 1)]:
+        if head.size:
+            consistent(head, state.checkpoint, tree.consistency_proof(head.size))
+
+
+def test_a_store_that_restores_an_old_state(folder: Logged) -> None:
+    """A running process does not go back with it."""
+    tags, store = folder.tags(), folder.backend.open()
+    tags.point(NAME, "v1", FIRST)
+    old = store.get(STATE).data
+    tags.point(NAME, "v1", SECOND)
+    store.put(STATE, old)
+    with pytest.raises(StoreUnavailable):
+        tags.point(NAME, "v2", THIRD)
+    assert TagRecord.parse(store.get(keys.tag(NAME, "v1")).data).digest == SECOND
+    assert sha256(b"third") not in [str(entry.digest) for entry in folder.entries()]
