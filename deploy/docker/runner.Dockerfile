@@ -33,6 +33,6 @@ WORKDIR /var/lib/stowage
 VOLUME /var/lib/stowage
 EXPOSE 12434
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --start-interval=5s CMD ["/opt/stowage/bin/python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:12434/healthz', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m CMD ["/opt/stowage/bin/python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:12434/healthz', timeout=4)"]
 ENTRYPOINT ["runner"]
 CMD ["--help"]
