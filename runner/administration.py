@@ -50,6 +50,11 @@ class Administration:
         self._keeping = keeping
         self._sandbox = sandbox
 
+    def use(self, policy: Policy) -> None:
+        """Decide by `policy` from now on, if it is this runner's own, read anew."""
+        if self._policy is not None and policy.source == self._policy.source:
+            self._policy = policy
+
     def save(self) -> None:
         """Keep what is configured now."""
         if self._path is None:

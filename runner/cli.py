@@ -61,6 +61,9 @@ def pull_command(
     policy: PolicyOption = None,
     store: StoreOption = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Blobs fetched at a time.")] = CONCURRENCY,
+    no_delta: Annotated[
+        bool, typer.Option("--no-delta", help="Fetch every byte, also what other models in the store have.")
+    ] = False,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,11 +71,12 @@ def pull_command(
     place = Store(store)
     found = find(Reference.parse(ref), place, load_policy(policy), plain_http=plain_http, local=False)
     with progress_bars() as progress:
-        fetch(found, place, progress, concurrency=concurrency)
+        fetched = fetch(found, place, progress, concurrency=concurrency, delta=not no_delta)
     bundle = place.bundle(found.model)
     if as_json:
         value = {"reference": found.pinned, "digest": str(found.model.digest), "bundle": str(bundle)}
-        print_json({**value, "decision": found.decision.to_json() if found.decision else None})
+        moved = {"moved": fetched.moved, "size": fetched.size}
+        print_json({**value, **moved, "decision": found.decision.to_json() if found.decision else None})
     else:
         print(found.pinned)
 

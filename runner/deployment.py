@@ -43,7 +43,7 @@ def pause_after(failures: int) -> float:
 class Deployment:
     """A model and its engine. `names` are all that clients may call it, those of its `aliases` among them: references
     it was given besides its own; `active` counts its requests under way; `retry_at` is the time before which it is not
-    started again, in seconds of the monotonic clock."""
+    started again, in seconds of the monotonic clock; `refused` is why the policy allows it no longer."""
 
     plan: Plan
     names: frozenset[str]
@@ -65,6 +65,7 @@ class Deployment:
     created: int = field(default_factory=lambda: int(time.time()))
     loading: asyncio.Task[None] | None = None
     closed: bool = False
+    refused: str = ""
 
     @property
     def digest(self) -> Digest:
@@ -133,6 +134,9 @@ class Deployment:
 
     def detail(self) -> str:
         """Its state in words."""
+        return f"{self._state()}, refused by the policy: {self.refused}" if self.refused else self._state()
+
+    def _state(self) -> str:
         if self.state is State.LOADING:
             return f"loading {self.loaded_percent()} %"
         if self.state is State.WAITING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from artifact.digest import Digest
-from artifact.errors import StowageError
+from artifact.errors import Refused, StowageError
 from artifact.terminal import note
 from runner import logs
 from runner.configured import Keeping
@@ -51,7 +51,8 @@ class Unavailable(StowageError):
 
 class Fleet:
     """The models. `folder` is where engines run; `memory` bounds what all of them may need, in bytes, 0 for what the
-    host has; `changed` is called when there is something new to say; `gave_up` when an engine is not started again."""
+    host has; `changed` is called when there is something new to say; `gave_up` when an engine is not started again;
+    `allow` before each load, in a thread: it raises `Refused` for a model that shall not run."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Fleet:
         max_restarts: int = MAX_RESTARTS,
         changed: Callable[[], None] = lambda: None,
         gave_up: Callable[[Deployment], None] = lambda _: None,
+        allow: Callable[[Deployment], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -69,6 +71,7 @@ class Fleet:
         self._max_restarts = max_restarts
         self._changed = changed
         self._gave_up = gave_up
+        self._allow = allow
         self._deployments: dict[Digest, Deployment] = {}
         self._admission = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -153,6 +156,7 @@ class Fleet:
     async def _load(self, deployment: Deployment, evict: bool) -> None:
         try:
             async with self._admission:
+                await asyncio.to_thread(self._allow, deployment)
                 await self._admit(deployment, evict)
                 process = await self._start(deployment)
             try:
@@ -293,7 +297,7 @@ class Fleet:
             deployment.retry_at = 0.0
             try:
                 await self.load(deployment)
-            except DoesNotFit as error:
+            except (DoesNotFit, Refused) as error:
                 note(f"error: {error}")
                 deployment.state = State.UNLOADED
 

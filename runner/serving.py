@@ -27,10 +27,11 @@ from runner.gateway.connection import Connection
 from runner.keys import KeyFile
 from runner.orders import Order
 from runner.plan import Plan
+from runner.revocation import Watch
 from runner.state import Registration
 from runner.store import Store
 from runner.stream.streaming import Streaming
-from runner.supervise import EngineFailed
+from supplychain.policy import Policy
 
 if TYPE_CHECKING:
     from runner.serve import Settings
@@ -75,9 +76,10 @@ class Serving:
         """Serve until told to stop. Raises `StowageError` as `serve` does."""
         self._stopping, self._news = asyncio.Event(), asyncio.Event()
         settings, place = self._settings, self._place
+        watch = Watch(self._store)
         self._fleet = Fleet(
             self._store, self._registration.folder, memory=settings.memory, max_restarts=settings.max_restarts,
-            changed=self._news.set, gave_up=self._gave_up,
+            changed=self._news.set, gave_up=self._gave_up, allow=watch.check,
         )  # fmt: skip
         policy_file = str(settings.policy_file.absolute()) if settings.policy_file else None
         self._administration = Administration(
@@ -95,7 +97,8 @@ class Serving:
         server = _Server(config)
         self._listen_to_signals(server)
         http = asyncio.create_task(server.serve(sockets=[self._listener]))
-        helpers = [asyncio.create_task(self._fleet.tend()), asyncio.create_task(self._tell())]
+        followed = watch.follow(self._fleet, self._policy_read, self._revoked)
+        helpers = [asyncio.create_task(work) for work in (self._fleet.tend(), self._tell(), followed)]
         try:
             await self._until_stopped(self._begin())
             if not self._stopping.is_set():
@@ -151,7 +154,7 @@ class Serving:
         stream = deployment.plan.stream
         try:
             await self._fleet.load(deployment, evict=evict)
-        except EngineFailed:
+        except StowageError:
             if stream is not None and stream.failure is not None:
                 raise stream.failure from None  # what the engine died of
             raise
@@ -169,6 +172,17 @@ class Serving:
             if not self._fleet.deployments:
                 self._failure = error
                 self._stopping.set()
+
+    def _policy_read(self, policy: Policy) -> None:
+        self._administration.use(policy)
+        self._news.set()
+
+    async def _revoked(self, deployment: Deployment, error: StowageError) -> None:
+        """Stop a model that the policy allows no longer."""
+        await self._fleet.remove(deployment)
+        if not self._fleet.deployments:
+            self._failure = error
+            self._stopping.set()
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for `work`, or for the order to stop, which ends it."""

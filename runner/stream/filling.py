@@ -12,30 +12,22 @@ import hashlib
 import os
 import threading
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 from artifact.descriptor import Descriptor
-from artifact.digest import Hasher
 from artifact.errors import DigestMismatch, Malformed, StowageError, Unreachable
 from artifact.layout.blobs import IN_PIECES, Blobs, exclusive
 from artifact.layout.pace import Pace
-from artifact.layout.pieces import CONNECTIONS, PIECE, allocate, write_all
-from artifact.layout.record import Record
+from artifact.layout.pieces import CONNECTIONS, PIECE, write_all
 from artifact.layout.repository import LayoutRepository
-from artifact.midstate import ResumableSha256, supported
 from artifact.progress import Quiet
-from artifact.source import NoRanges, RangedSource, Reader
-from artifact.tensorindex import FileIndex
+from artifact.source import NoRanges, Reader
+from runner.stream.incoming import File, Incoming, check_cover, read, read_from
 
 RUN = PIECE
 """Most bytes asked for at a time: a run of neighbouring chunks, each of which is proven by itself."""
-
-MAX_CHUNK = 64 * 1024 * 1024
-"""Largest chunk that is streamed; every connection holds one in memory."""
 
 _ATTEMPTS = 5
 """How often a chunk that makes no headway is asked for again, and how often one that arrives wrong."""
@@ -45,61 +37,8 @@ _LONGEST_PAUSE = 5.0
 _PATIENCE = 5.0
 
 
-@dataclass(frozen=True)
-class Incoming:
-    """One weight file that is to arrive: its blob, what the index says of it, and where it comes from."""
-
-    index: FileIndex
-    blob: Descriptor
-    source: RangedSource
-
-
 class _Wrong(Exception):
     """A chunk arrived with other bytes than it should have."""
-
-
-class _File:
-    """One file under way, open and kept from other writers. `free` marks the chunks nobody has taken on, `there` those
-    that are proven, `left` those that an earlier transfer wrote and that are not proven yet, `named` a file that has
-    its name in the store. The `Filling`'s lock guards the marks."""
-
-    def __init__(self, incoming: Incoming, stream: BinaryIO) -> None:
-        self.incoming, self.stream, self.file = incoming, stream, stream.fileno()
-        self.path, self.size, self.chunks = incoming.index.path, incoming.blob.size, incoming.index.chunks
-        self.offsets = [chunk.offset for chunk in self.chunks]
-        count = len(self.chunks)
-        self.free, self.there, self.left = bytearray(b"\1" * count), bytearray(count), bytearray(count)
-        earlier = Record.read(self.file, self.size, PIECE).done
-        for at, chunk in enumerate(self.chunks):
-            self.left[at] = all(piece in earlier for piece in range(chunk.offset // PIECE, -(-chunk.end // PIECE)))
-        allocate(self.file, self.size)
-        self.hashed, self.saved, self.named = 0, 0, False
-        own = incoming.blob.digest.algorithm == "sha256" and supported()
-        self.hasher: Hasher = ResumableSha256() if own else incoming.blob.digest.hasher()
-
-    def span(self, start: int, end: int) -> tuple[int, int]:
-        """Numbers of the first chunk of the bytes from `start` up to `end`, and of the one behind the last."""
-        return bisect_right(self.offsets, start) - 1, bisect_left(self.offsets, end)
-
-    def has(self, first: int, last: int) -> bool:
-        """Whether the chunks from `first` up to `last` are all there."""
-        return self.there.find(0, first, last) < 0
-
-    @property
-    def frontier(self) -> int:
-        """How many bytes from the beginning are there without a hole."""
-        hole = self.there.find(0)
-        return self.size if hole < 0 else self.offsets[hole]
-
-    def save(self) -> None:
-        """Write down behind the bytes what is there. Only the hashing thread does."""
-        pieces = range(-(-self.size // PIECE))
-        held = bytes(map(int.__or__, self.there, self.left))
-        spans = (self.span(at * PIECE, min((at + 1) * PIECE, self.size)) for at in pieces)
-        done = frozenset(at for at, (first, last) in zip(pieces, spans, strict=True) if held.find(0, first, last) < 0)
-        midstate = self.hasher.state() if isinstance(self.hasher, ResumableSha256) else None
-        Record(PIECE, self.hashed if midstate is not None else 0, midstate, done).write(self.file, self.size)
-        self.saved = self.there.count(1)
 
 
 class Filling:
@@ -112,10 +51,10 @@ class Filling:
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._failure: StowageError | None = None
-        self._wants: list[tuple[_File, int, int]] = []
-        self._last: tuple[_File, int] | None = None
+        self._wants: list[tuple[File, int, int]] = []
+        self._last: tuple[File, int] | None = None
         self._pace, self.arrived = Pace(CONNECTIONS), 0
-        self._files: list[_File] = []
+        self._files: list[File] = []
         self._threads: list[threading.Thread] = []
         try:
             for item in incoming:
@@ -127,7 +66,7 @@ class Filling:
         self._largest = max((chunk.length for file in self._files for chunk in file.chunks), default=0)
 
     def _open(self, item: Incoming) -> None:
-        _check_cover(item)
+        check_cover(item)
         partial, final = self._blobs.partial(item.blob.digest), self._blobs.path(item.blob.digest)
         partial.parent.mkdir(parents=True, exist_ok=True)
         opened = exclusive(partial)
@@ -135,7 +74,7 @@ class Filling:
         if final.exists():  # it has
             partial.unlink(missing_ok=True)
             return
-        self._files.append(_File(item, stream))
+        self._files.append(File(item, stream))
 
     def start(self) -> None:
         """Begin to fetch."""
@@ -214,7 +153,7 @@ class Filling:
         finally:
             self._save()
 
-    def _hash(self, file: _File) -> None:
+    def _hash(self, file: File) -> None:
         buffer = memoryview(bytearray(_BUFFER))
         while file.hashed < file.size:
             with self._changed:
@@ -228,7 +167,7 @@ class Filling:
                     raise StowageError(f"{file.path} was cut short while it was written")
                 file.hasher.update(buffer[:count])
                 file.hashed += count
-                if file.hashed % PIECE == 0:
+                if file.hashed // PIECE > (file.hashed - count) // PIECE:
                     self._save()
 
     def _save(self) -> None:
@@ -236,7 +175,7 @@ class Filling:
             if not file.named and (file.saved != file.there.count(1) or file.hashed):
                 file.save()
 
-    def _name(self, file: _File) -> None:
+    def _name(self, file: File) -> None:
         blob = file.incoming.blob
         if file.hasher.hexdigest() != blob.digest.hex:
             self._blobs.partial(blob.digest).unlink(missing_ok=True)
@@ -258,8 +197,8 @@ class Filling:
         try:
             while (claim := self._claim()) is not None:
                 file, first, last = claim
-                if file.left[first]:
-                    first = self._prove(file, first, last, buffer)
+                while first < last and file.near[first] and self._prove(file, first, buffer):
+                    first += 1
                 self._fetch_run(file, first, last, buffer)
         except StowageError as error:
             self.fail(error)
@@ -268,7 +207,7 @@ class Filling:
         except Exception as error:  # whoever waits must hear of it
             self.fail(StowageError(f"cannot fetch the model: {type(error).__name__}: {error}"))
 
-    def _claim(self) -> tuple[_File, int, int] | None:
+    def _claim(self) -> tuple[File, int, int] | None:
         """A run of neighbouring chunks to fetch now: what somebody waits for, else what follows what was asked for
         last, else the first that is missing. None when all are taken."""
         with self._changed:
@@ -277,7 +216,7 @@ class Filling:
                 return None
             file, first = found
             last, size = first, 0
-            while last < len(file.chunks) and file.free[last] and file.left[last] == file.left[first]:
+            while last < len(file.chunks) and file.free[last] and file.near[last] == file.near[first]:
                 size += file.chunks[last].length
                 if last > first and size > RUN:
                     break
@@ -285,7 +224,7 @@ class Filling:
                 last += 1
             return file, first, last
 
-    def _next(self) -> tuple[_File, int] | None:
+    def _next(self) -> tuple[File, int] | None:
         for file, first, last in self._wants:
             if (at := file.free.find(1, first, last)) >= 0:
                 return file, at
@@ -300,20 +239,23 @@ class Filling:
                 return file, at
         return None
 
-    def _prove(self, file: _File, first: int, last: int, buffer: memoryview) -> int:
-        """Prove chunks that an earlier transfer left; returns the number of the first that is not what it should be."""
-        for at in range(first, last):
-            chunk = file.chunks[at]
-            part, done = buffer[: chunk.length], 0
-            while done < len(part) and (count := os.preadv(file.file, [part[done:]], chunk.offset + done)):
-                done += count
-            if done < len(part) or hashlib.sha256(part).digest() != chunk.digest:
-                file.left[at] = 0
-                return at
-            self._mark(file, at)
-        return last
+    def _prove(self, file: File, at: int, buffer: memoryview) -> bool:
+        """Take a chunk from what an earlier transfer left, or from another file. False if neither has it."""
+        chunk = file.chunks[at]
+        part = buffer[: chunk.length]
+        if file.left[at]:
+            if read(file.file, part, chunk.offset) and hashlib.sha256(part).digest() == chunk.digest:
+                self._mark(file, at, 0)
+                return True
+            file.left[at] = 0
+        place = file.incoming.local.get(chunk.digest)
+        if place is None or not read_from(place, part) or hashlib.sha256(part).digest() != chunk.digest:
+            return False
+        write_all(file.file, part, chunk.offset)
+        self._mark(file, at, 0)
+        return True
 
-    def _fetch_run(self, file: _File, first: int, last: int, buffer: memoryview) -> None:
+    def _fetch_run(self, file: File, first: int, last: int, buffer: memoryview) -> None:
         failures, at = 0, first
         while at < last and not self._ended.is_set():
             start, end = file.chunks[at].offset, file.chunks[last - 1].end
@@ -332,7 +274,7 @@ class Filling:
                 if failures >= _ATTEMPTS:
                     self._refuse(file, at)
 
-    def _take(self, reader: Reader, file: _File, at: int, buffer: memoryview) -> None:
+    def _take(self, reader: Reader, file: File, at: int, buffer: memoryview) -> None:
         """Move one chunk from `reader` to its place in the file. Raises `_Wrong`, and then it is not written."""
         chunk = file.chunks[at]
         part, done = buffer[: chunk.length], 0
@@ -344,15 +286,15 @@ class Filling:
         if hashlib.sha256(part).digest() != chunk.digest:
             raise _Wrong
         write_all(file.file, part, chunk.offset)
-        self._mark(file, at)
+        self._mark(file, at, chunk.length)
 
-    def _mark(self, file: _File, at: int) -> None:
+    def _mark(self, file: File, at: int, arrived: int) -> None:
         with self._changed:
             file.there[at] = 1
-            self.arrived += file.chunks[at].length
+            self.arrived += arrived
             self._changed.notify_all()
 
-    def _refuse(self, file: _File, at: int) -> NoReturn:
+    def _refuse(self, file: File, at: int) -> NoReturn:
         chunk = file.chunks[at]
         where = file.incoming.index.name_at(chunk.offset)
         raise DigestMismatch(
@@ -375,17 +317,3 @@ class _Whole:
 
     def _changed(self) -> DigestMismatch:
         return DigestMismatch(f"{self._path}: its bytes on disk changed after they had been proven")
-
-
-def _check_cover(item: Incoming) -> None:
-    """Safetensors have no padding: the chunks follow one another from the first byte to the last."""
-    end = 0
-    for chunk in item.index.chunks:
-        if chunk.offset != end or chunk.length > MAX_CHUNK:
-            break
-        end = chunk.end
-    if end != item.blob.size:
-        raise Malformed(
-            f"the tensor index leaves bytes of {item.index.path} out, or has chunks above {MAX_CHUNK} bytes, so it "
-            "cannot be streamed: serve it without --stream"
-        )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from artifact.errors import InvalidInput, Malformed, NotFound, StowageError
+from artifact.errors import InvalidInput, Malformed, NotFound, Refused, StowageError
 from artifact.layout import LayoutRepository
 from artifact.layout.blobs import Blobs
 from artifact.progress import Progress, Quiet
@@ -25,11 +25,13 @@ from artifact.tensorindex.attach import index_digest, read_index
 from artifact.terminal import note
 from artifact.transfer import CONCURRENCY, copy_blobs
 from runner.check import check_files
+from runner.delta import local_chunks
 from runner.engines.vllm import STREAM_SOCKET
 from runner.model import ModelFile
 from runner.pull import Found, fetch
 from runner.store import Store
-from runner.stream.filling import Filling, Incoming
+from runner.stream.filling import Filling
+from runner.stream.incoming import Incoming
 from runner.stream.server import Server
 
 _PATIENCE = 5.0
@@ -38,8 +40,9 @@ _PATIENCE = 5.0
 class Streaming:
     """A found model on its way into `store`, begun by `begin`. It answers engines until it is closed."""
 
-    def __init__(self, found: Found, store: Store, filling: Filling, held: ExitStack) -> None:
-        self._found, self._store, self._filling, self._held = found, store, filling, held
+    def __init__(self, found: Found, store: Store, filling: Filling, held: ExitStack, pulling: ExitStack) -> None:
+        self._found, self._store, self._filling = found, store, filling
+        self._held, self._pulling = held, pulling
         self._weights = {file.path: file for file in _streamed(found)}
         self._server: Server | None = None
         self._began = time.monotonic()
@@ -51,17 +54,26 @@ class Streaming:
     def begin(cls, found: Found, store: Store, progress: Progress) -> Streaming:
         """Fetch what an engine needs to start, and begin to fetch the rest. Raises as `fetch` and `check_streamable`
         do, `NotFound` if the tensor index is not beside the model, and `StowageError` for a registry without ranges."""
+        try:
+            return cls._begin(found, store, progress)
+        except StowageError as error:
+            _discard(found, store, error)
+            raise
+
+    @classmethod
+    def _begin(cls, found: Found, store: Store, progress: Progress) -> Streaming:
         weights = _streamed(found)
         index = _index(found)
         target = LayoutRepository(store.root)
         with ExitStack() as held:
-            held.enter_context(store.pulling())
+            pulling = held.enter_context(ExitStack())
+            pulling.enter_context(store.pulling())
             large = {file.blob.digest for file in weights}
             small = [blob for blob in found.model.manifest.blobs if blob.digest not in large]
             copy_blobs(found.origin, target, small, progress, CONCURRENCY)
             filling = Filling(_incoming(found, store, index), target)
             held.callback(filling.close)
-            self = cls(found, store, filling, held)
+            self = cls(found, store, filling, held, pulling)
             filling.start()
             for file in weights:
                 self.wait(file.path, 0, _data_start(_of(index, file)))
@@ -125,11 +137,14 @@ class Streaming:
     def _finish(self) -> None:
         try:
             self._filling.finish()
+            self._pulling.close()  # what follows holds the store by itself
             seconds = time.monotonic() - self._began
             note(f"streamed {self._found.reference}: {self._filling.arrived:,} bytes of weights, {seconds:.1f} s")
             fetch(self._found, self._store, Quiet())
         except StowageError as error:
             self._failure = error
+            self._pulling.close()
+            _discard(self._found, self._store, error)
         except Exception as error:  # whoever waits must hear of it
             self._failure = StowageError(f"{self._found.reference}: {type(error).__name__}: {error}")
         finally:
@@ -167,11 +182,19 @@ def _incoming(found: Found, store: Store, index: TensorIndex) -> list[Incoming]:
     """What has to be fetched: each blob once, whatever it is called in the model, and not those that are here."""
     files = {file.blob.digest: file for file in _streamed(found)}
     missing = [file for digest, file in files.items() if not store.blob(digest).is_file()]
+    blobs = tuple(file.blob for file in missing)
+    local = local_chunks(store, store.repository(found.reference), blobs, index)
     return [
-        Incoming(_of(index, file), file.blob, source)
+        Incoming(_of(index, file), file.blob, source, local)
         for file in missing
         if isinstance(source := found.origin.blob_source(file.blob), RangedSource)
     ]
+
+
+def _discard(found: Found, store: Store, error: StowageError) -> None:
+    """What is refused leaves nothing."""
+    if isinstance(error, (Refused, Malformed)):
+        store.discard(found.model.manifest.blobs)
 
 
 def _of(index: TensorIndex, file: ModelFile) -> FileIndex:
