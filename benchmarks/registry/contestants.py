@@ -60,13 +60,15 @@ class Contestant:
 
 
 @contextmanager
-def ours(folder: Path, s3: S3 | None, workers: int) -> Iterator[Contestant]:
-    """This registry, without redirects and with no line for each request, as its peer."""
-    storage = f"s3://{s3.bucket}/ours" if s3 else str(folder / "ours")
+def ours(
+    folder: Path, s3: S3 | None, workers: int, *, redirect: bool = False, prefix: str = "ours"
+) -> Iterator[Contestant]:
+    """This registry, with no line for each request, and unless `redirect` without redirects, as its peer."""
+    storage = f"s3://{s3.bucket}/{prefix}" if s3 else str(folder / prefix)
     port = _port()
     config = folder / f"registry-{port}.toml"
     config.write_text(
-        f'[server]\nstorage = "{storage}"\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nredirect = false\n'
+        f'[server]\nstorage = "{storage}"\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nredirect = {str(redirect).lower()}\n'
         '[log]\nformat = "none"\n'
     )
     command = [sys.executable, "-c", "from registry.cli import main; main()", "serve", "--config", str(config)]

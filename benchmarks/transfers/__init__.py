@@ -1,0 +1,1 @@
+"""Whole models pulled and pushed by us and by others, in turn."""

@@ -1,0 +1,157 @@
+"""The programs that move models. Every one ends with the files on disk.
+
+Of the others skopeo, crane and podman verify what they fetch; oras (the Python client) and curl do not: curl is the
+floor, the same bytes moved by a program that asks no questions.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from benchmarks import machine
+from benchmarks.transfers.models import OURS
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+class Puller(Protocol):
+    """A program that fetches models."""
+
+    name: str
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        """The command that brings ``HOST/NAME:TAG`` to the folder `out`."""
+
+
+class Client(Puller, Protocol):
+    """A program that moves models both ways."""
+
+    def push(self, layout: Path, tag: str, target: str) -> list[str]:
+        """The command that brings a model in `layout` to ``HOST/NAME:TAG``."""
+
+
+class Stowage:
+    def __init__(self, name: str = "stowage", *pull_options: str) -> None:
+        self.name, self._pull_options = name, pull_options
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        return [f"{OURS}/runner", "pull", source, "--store", str(out), *self._pull_options]
+
+    def push(self, layout: Path, tag: str, target: str) -> list[str]:
+        return [f"{OURS}/packager", "push", f"oci:{layout}:{tag}", target]
+
+
+class Skopeo:
+    _COPY = ("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false")
+
+    def __init__(self) -> None:
+        self.name = f"skopeo {machine.version('skopeo').split()[-1]}"
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        return [*self._COPY, f"docker://{source}", f"oci:{out}:v1"]
+
+    def push(self, layout: Path, tag: str, target: str) -> list[str]:
+        return [*self._COPY, f"oci:{layout}:{tag}", f"docker://{target}"]
+
+
+class Crane:
+    def __init__(self) -> None:
+        self.name = f"crane {machine.version('crane', 'version')}"
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        return ["crane", "pull", "--insecure", "--format=oci", source, str(out)]
+
+    def push(self, layout: Path, tag: str, target: str) -> list[str]:
+        return ["crane", "push", "--insecure", str(layout), target]
+
+
+class Podman:
+    """Pulls images and unpacks them into a storage of its own."""
+
+    def __init__(self) -> None:
+        self.name = f"podman {machine.version('podman').split()[-1]}, an image"
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        storage = ["--root", str(out / "root"), "--runroot", str(out / "run"), "--storage-driver", "vfs"]
+        image = f"{source.rpartition(':')[0]}:image"
+        return ["podman", *storage, "--events-backend", "none", "pull", "-q", "--tls-verify=false", image]
+
+    @staticmethod
+    def works() -> bool:
+        """Whether it is there and may do what it does here."""
+        probe = ["podman", "--storage-driver", "vfs", "--events-backend", "none", "info"]
+        return bool(machine.version("podman")) and subprocess.run(probe, capture_output=True).returncode == 0
+
+
+class Oras:
+    """The Python client, which checks no digests."""
+
+    name = "oras-py, unverified"
+    _PULL = "import sys, oras.client as c; c.OrasClient(insecure=True).pull(target=sys.argv[1], outdir=sys.argv[2])"
+    _PUSH = (
+        "import sys, oras.client as c; "
+        "c.OrasClient(insecure=True).push(target=sys.argv[1], files=sys.argv[2:], disable_path_validation=True)"
+    )
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        return [sys.executable, "-c", self._PULL, source, str(out)]
+
+    def push(self, layout: Path, tag: str, target: str) -> list[str]:
+        files = [str(path) for path in _blobs(layout, tag)[1:]]
+        return [sys.executable, "-c", self._PUSH, target, *files]
+
+
+class Curl:
+    """One curl for all blobs, four at a time as we do it. A push is only the blobs, each in one PUT."""
+
+    name = "curl, unverified"
+
+    def pull(self, source: str, out: Path) -> list[str]:
+        place, _, tag = source.rpartition(":")
+        host, _, name = place.partition("/")
+        url = f"http://{host}/v2/{name}"
+        manifest = httpx.get(f"{url}/manifests/{tag}", headers={"Accept": MANIFEST}, timeout=60).json()
+        out.mkdir(parents=True, exist_ok=True)
+        command = ["curl", "-s", "-S", "-f", "-L", "--parallel", "--parallel-max", "4"]
+        for digest in {item["digest"] for item in (manifest["config"], *manifest["layers"])}:
+            command += ["-o", str(out / digest.replace(":", "-")), f"{url}/blobs/{digest}"]
+        return command
+
+    def push(self, layout: Path, tag: str, target: str) -> list[str]:
+        host, _, name = target.rpartition(":")[0].partition("/")
+        command = ["curl", "-s", "-S", "-f", "--parallel", "--parallel-max", "4", "-H", "Expect:"]
+        for path in _blobs(layout, tag):
+            begun = httpx.post(f"http://{host}/v2/{name}/blobs/uploads/", timeout=60)
+            url = httpx.URL(f"http://{host}").join(begun.headers["location"])
+            url = url.copy_add_param("digest", f"sha256:{path.name}")
+            command += ["-o", "/dev/null", "-T", str(path), str(url)]
+        return command
+
+
+def clients() -> list[Client]:
+    """Us, and whoever is installed."""
+    found: list[Client] = [Stowage()]
+    if machine.version("skopeo"):
+        found.append(Skopeo())
+    if machine.version("crane", "version"):
+        found.append(Crane())
+    return [*found, Oras(), Curl()]
+
+
+def _blobs(layout: Path, tag: str) -> list[Path]:
+    """The files of a model's blobs in a layout, the config's first."""
+    index = json.loads((layout / "index.json").read_text())
+    reference = "org.opencontainers.image.ref.name"
+    entry = next(item for item in index["manifests"] if item.get("annotations", {}).get(reference) == tag)
+    manifest = json.loads(_path(layout, entry["digest"]).read_text())
+    return [_path(layout, item["digest"]) for item in (manifest["config"], *manifest["layers"])]
+
+
+def _path(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / "sha256" / digest.removeprefix("sha256:")

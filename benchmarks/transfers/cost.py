@@ -1,0 +1,72 @@
+"""What one command costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.report import Series
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on the clock and of processors, and the largest resident set in MiB."""
+
+    seconds: float
+    processor: float
+    peak: float
+
+
+def measure(command: list[str]) -> Cost:
+    """Run a command to its end. Raises `RuntimeError` if it fails."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        peak = 0
+        while True:
+            peak = max(peak, _peak(process.pid))
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(0.01)
+        seconds = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(f"{command[0]}: {log.read()[-2000:].decode(errors='replace')}")
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak / 1024)
+
+
+def _peak(pid: int) -> int:
+    """Largest resident set so far, in KiB; 0 once the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
+class Costs:
+    """The measurements of one kind of transfer: `series` are rate, processor time and memory."""
+
+    def __init__(self, what: str) -> None:
+        self.series = [
+            Series(what, "MB/s"),
+            Series(f"{what}: processor time of the client", "s/GiB", more_is_better=False),
+            Series(f"{what}: peak memory of the client", "MiB", more_is_better=False),
+        ]
+
+    def add(self, name: str, size: int, cost: Cost) -> None:
+        """Put down what moving `size` bytes cost, and wait until its pages are written: not at the next one's
+        expense."""
+        for series, value in zip(
+            self.series, (size / 1e6 / cost.seconds, cost.processor * GIB / size, cost.peak), strict=True
+        ):
+            series.add(name, value)
+        os.sync()
