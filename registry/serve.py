@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -34,6 +33,7 @@ from registry.log.key import LogKey
 from registry.log.sequencer import Sequencer
 from registry.log.start import ready
 from registry.reload import Reloading, accepted, read_again, refused
+from registry.serverfolder import server_folder
 from registry.settings import Settings, effective
 from registry.store.open import open_store
 from registry.store.probe import conditional_writes_are_atomic
@@ -77,9 +77,9 @@ def serve(settings: Settings) -> NoReturn:
     if config.server.workers == 1:
         server.run(sockets=[listener])
     else:
-        with tempfile.TemporaryDirectory(prefix="stowage-registry-") as folder:
-            Shared.create(Path(folder))
-            os.environ[_SHARED] = folder
+        with server_folder() as folder:
+            Shared.create(folder)
+            os.environ[_SHARED] = str(folder)
             Workers(server.config, listener, settings, config).run()
     sys.exit(0 if server.started or config.server.workers > 1 else 1)
 
