@@ -144,9 +144,10 @@ def portable_policy(path: Path) -> bytes:
         if isinstance(location, str) and not location.startswith("-----BEGIN "):
             found = PublicKey.load(location if "://" in location else str(path.parent / location))
             entry["key"] = found.pem.decode()
-        root = (entry.get("keyless") or {}).get("trust-root")
-        if isinstance(root, str) and not is_inline(root):
-            entry["keyless"]["trust-root"] = TrustRoot.load(path.parent / root).document.decode()
+        for holder, name in ((entry.get("keyless") or {}, "trust-root"), (entry, "log")):
+            root = holder.get(name)
+            if isinstance(root, str) and not is_inline(root):
+                holder[name] = TrustRoot.load(path.parent / root).document.decode()
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000).encode()
     Policy.parse(text, str(path), PublicKey.load)
     return text

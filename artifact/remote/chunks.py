@@ -5,7 +5,6 @@ Source: distribution-spec, "Pushing a blob in chunks".
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,18 +19,35 @@ from artifact.source import Reader, Source
 CHUNK = 64 * 1024 * 1024
 """Bytes sent in one request, unless the registry wants more."""
 
+LARGE_CHUNK = 1024 * 1024 * 1024
+"""Bytes sent in one request to a registry of ours, which keeps what has arrived of it: fewer answers to wait for."""
+
 ATTEMPTS = 5
 """How often a request that makes no headway is sent again."""
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 RANGES = {"Content-Type": "application/vnd.dev.stowage.ranges.v1+json"}
+_BUFFER = 1024 * 1024
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
 
 
-def chunk_size(response: Response) -> int:
-    """Bytes to send in one request, after the answer that began an upload."""
-    minimum = response.headers.get("OCI-Chunk-Min-Length", "")
-    return max(CHUNK, int(minimum)) if minimum.isdecimal() else CHUNK
+class ChunkSize:
+    """How many bytes of an upload go in one request: `count`."""
+
+    def __init__(self) -> None:
+        self.count = CHUNK
+        self._most = LARGE_CHUNK
+
+    def heed(self, response: Response) -> None:
+        """Take what the answer that began an upload says of it."""
+        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
+        wanted = max(CHUNK, int(minimum)) if minimum.isdecimal() else CHUNK
+        self.count = max(wanted, self._most) if composes(response) else wanted
+
+    def shrink(self) -> bool:
+        """A request did not get through: send less in each. False if it was no more than usual."""
+        large, self._most, self.count = self.count > CHUNK, CHUNK, min(self.count, CHUNK)
+        return large
 
 
 def composes(response: Response) -> bool:
@@ -107,8 +123,9 @@ class Chunk:
             self._body.close()
 
 
-class _Body(io.RawIOBase):
-    """The file object that the HTTP library reads a body from."""
+class _Body:
+    """The file object that the HTTP library reads a body from. Each read gives the same buffer again: what was read
+    before has been sent by then."""
 
     def __init__(
         self,
@@ -117,24 +134,25 @@ class _Body(io.RawIOBase):
         count: Callable[[int], None],
         ended: StowageError,
     ) -> None:
-        self._opened = opened
+        self._opened: AbstractContextManager[Reader] | None = opened
         self._reader = opened.__enter__()
         self._left, self._count, self._ended = length, count, ended
+        self._buffer = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        wanted = self._left if size is None or size < 0 else min(size, self._left)
-        buffer = bytearray(wanted)
-        count = (self._reader.readinto(memoryview(buffer)) or 0) if wanted else 0
+    def read(self, size: int = -1, /) -> memoryview:
+        """The next bytes, at most `size`; valid until the next call."""
+        wanted = min(size if size >= 0 else _BUFFER, self._left)
+        if len(self._buffer) < wanted:
+            self._buffer = memoryview(bytearray(wanted))
+        count = (self._reader.readinto(self._buffer[:wanted]) or 0) if wanted else 0
         if wanted and not count:
             raise self._ended
         self._left -= count
         self._count(count)
-        return bytes(memoryview(buffer)[:count])
+        return self._buffer[:count]
 
     def close(self) -> None:
-        if not self.closed:
-            self._opened.__exit__(None, None, None)
-        super().close()
+        """Let go of the source."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.__exit__(None, None, None)

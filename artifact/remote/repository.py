@@ -23,6 +23,8 @@ from artifact.repository import Repository
 from artifact.source import Reader, Source
 
 _MAX_PAGES = 1000
+_MAX_BARREN = 8  # pages one after the other with nothing new on them: a registry that turns in a circle
+_MAX_TAGS = 1_000_000
 _OCTETS = "application/octet-stream"
 _MAX_REFERRERS = 10_000
 
@@ -114,18 +116,23 @@ class RemoteRepository:
     def tags(self) -> list[str]:
         """All tags, sorted. Raises `NotFound` if the repository does not exist."""
         found: set[str] = set()
+        barren = 0
         url = f"{self._base}/tags/list"
-        for _ in range(_MAX_PAGES):
+        for page in range(1, _MAX_PAGES + 1):
             response = self._transport.request("GET", url, scope=self._pull, expect=(200,), what=f"tags of {self.name}")
             tags = load_json(response.data, "tag list").get("tags") or []
             if not isinstance(tags, list):
                 raise ServerError(f"{self.place}: the tag list is no list")
+            known = len(found)
             found.update(tag for tag in tags if isinstance(tag, str) and is_tag(tag))
             following = next_page(response, url)
             if following is None:
                 return sorted(found)
+            barren = barren + 1 if len(found) == known else 0
+            if barren > _MAX_BARREN or len(found) > _MAX_TAGS:
+                break
             url = following
-        raise ServerError(f"{self.place}: the tag list has more than {_MAX_PAGES} pages")
+        raise ServerError(f"{self.place}: the tag list has no end: given up after {page} pages, {len(found)} tags")
 
     def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
         """Descriptors of the manifests whose subject is `subject`, by the referrers API or the fallback tag."""

@@ -59,16 +59,16 @@ class Transport:
         credentials: Credentials | None = None,
         pace: Pace | None = None,
         token_hosts: frozenset[str] | None = None,
+        attempts: int = _ATTEMPTS,
     ) -> None:
         self.host = host
+        self._attempts = attempts
         self._pace = pace or Pace()
         self.scheme = scheme_of(host, plain_http)
         wire_host = "registry-1.docker.io" if host in ("docker.io", "index.docker.io") else host
         self.base = f"{self.scheme}://{wire_host}"
         self._pools: dict[str, urllib3.PoolManager] = {}
-        self._authorizer = Authorizer(
-            self.scheme, host, credentials or Credentials.load(), self._send, token_hosts
-        )
+        self._authorizer = Authorizer(self.scheme, host, credentials or Credentials.load(), self._send, token_hosts)
 
     def request(
         self,
@@ -93,7 +93,7 @@ class Transport:
         """
         call = _Call(method, dict(headers or {}), body, landed, _STALL if stream else _TIMEOUT)
         failure: StowageError | None = None
-        for attempt in range(_ATTEMPTS if retry else 1):
+        for attempt in range(self._attempts if retry else 1):
             if attempt:
                 time.sleep(min(0.25 * 2**attempt, _MAX_WAIT))
             try:
@@ -105,7 +105,7 @@ class Transport:
                 if not stream:
                     _load(response, self.host)
                 return response
-            if response.status not in _AGAIN or not retry or attempt == _ATTEMPTS - 1:
+            if response.status not in _AGAIN or not retry or attempt == self._attempts - 1:
                 self._raise(response, method, what or url)
             wait = _asked_wait(response)
             self._pace.hold(wait)

@@ -16,11 +16,10 @@ from artifact.errors import Malformed, ServerError, StowageError, Unreachable
 from artifact.progress import Progress
 from artifact.remote.chunks import (
     ATTEMPTS,
-    CHUNK,
     OCTETS,
     Chunk,
+    ChunkSize,
     Sent,
-    chunk_size,
     location_of,
     received,
     with_digest,
@@ -86,7 +85,7 @@ class UnnamedUpload:
         self._transport, self._repository = transport, repository
         self._name, self._size, self._source = name, size, source
         self._progress, self._sent = progress, Sent(progress, name)
-        self._chunk_size = CHUNK
+        self._chunk = ChunkSize()
 
     def run(self) -> Digest:
         """Send the blob; the digest it is stored under. Raises `Unreachable` if the registry stays away,
@@ -112,13 +111,18 @@ class UnnamedUpload:
     def _send(self, location: str) -> str:
         done, failures = 0, 0
         while done < self._size:
-            end = min(done + self._chunk_size, self._size)
+            end = min(done + self._chunk.count, self._size)
             headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
-            body = self._chunk(done, end)
+            body = self._part(done, end)
             try:
                 location = location_of(self._request("PATCH", location, (202,), headers, body), self._transport)
                 done, failures = end, 0
+            except ServerError:
+                if not self._chunk.shrink():  # a proxy may take no request as large
+                    raise
+                location, done = self._stands(location)
             except Unreachable:
+                self._chunk.shrink()
                 failures += 1
                 if failures >= ATTEMPTS:
                     raise
@@ -140,7 +144,7 @@ class UnnamedUpload:
         response = self._request(
             "POST", f"/v2/{self._repository}/blobs/uploads/", (202,), {"Content-Length": "0"}, retry=True
         )
-        self._chunk_size = chunk_size(response)
+        self._chunk.heed(response)
         return location_of(response, self._transport)
 
     def _request(
@@ -152,6 +156,6 @@ class UnnamedUpload:
             retry=retry, what=f"{self._name} for {self._repository}",
         )  # fmt: skip
 
-    def _chunk(self, start: int, end: int) -> Chunk:
+    def _part(self, start: int, end: int) -> Chunk:
         ended = Malformed(f"{self._name}: changed while it was packed; pack again when it is still")
         return Chunk(self._source, start, end, self._sent, ended)

@@ -21,8 +21,8 @@ from artifact.remote.chunks import (
     OCTETS,
     RANGES,
     Chunk,
+    ChunkSize,
     Sent,
-    chunk_size,
     composes,
     location_of,
     received,
@@ -54,7 +54,7 @@ class BlobUpload:
         self._label = str(descriptor.digest)
         self._place = f"{transport.base}/{name}"
         self._sessions = UploadSessions()
-        self._chunk_size = CHUNK
+        self._chunk = ChunkSize()
         self._composition = composition
         self._composed = False
         others = composition.repositories if composition is not None else ()
@@ -89,7 +89,7 @@ class BlobUpload:
 
     def _begin(self) -> str:
         response = self._request("POST", f"/v2/{self._name}/blobs/uploads/", (202,), headers={"Content-Length": "0"})
-        self._chunk_size = chunk_size(response)
+        self._chunk.heed(response)
         return self._goes_on(response)
 
     def _goes_on(self, response: Response) -> str:
@@ -99,7 +99,7 @@ class BlobUpload:
         return location_of(response, self._transport)
 
     def _put_whole(self) -> None:
-        size, opened = self._descriptor.size, self._chunk(0, self._descriptor.size)
+        size, opened = self._descriptor.size, self._part(0, self._descriptor.size)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._request(
@@ -124,6 +124,7 @@ class BlobUpload:
                 failures = 0
                 self._sessions.put(self._place, digest, location)
             except Unreachable:
+                self._chunk.shrink()
                 failures += 1
                 if failures >= ATTEMPTS:
                     raise
@@ -149,10 +150,15 @@ class BlobUpload:
             except (NotFound, ServerError, Unauthorized):  # a blob went, or may not be read
                 self._composition = None
                 return self._resume() or (self._begin(), 0)
-        end = min(end, done + self._chunk_size)
+        end = min(end, done + self._chunk.count)
         headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
-        response = self._request("PATCH", location, (202,), headers=headers, body=self._chunk(done, end))
-        return location_of(response, self._transport), end
+        try:
+            response = self._request("PATCH", location, (202,), headers=headers, body=self._part(done, end))
+            return location_of(response, self._transport), end
+        except ServerError:
+            if self._chunk.shrink():  # a proxy may take no request as large
+                return self._resume() or (self._begin(), 0)
+            raise
 
     def _resume(self) -> tuple[str, int] | None:
         """Where an upload begun earlier stands: its location and how many bytes the registry has of it."""
@@ -189,6 +195,6 @@ class BlobUpload:
             if body is not None:
                 body.close()
 
-    def _chunk(self, start: int, end: int) -> Chunk:
+    def _part(self, start: int, end: int) -> Chunk:
         ended = DigestMismatch(f"{self._label}: the source ended early: it changed meanwhile")
         return Chunk(self._source, start, end, self._sent, ended)

@@ -34,9 +34,9 @@ VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
 """Largest index that is written or read: about that of a model of 4 TB."""
 
-_MAX_LISTS = 1 << 21
+_MAX_LISTS = 1 << 20
 _MAX_CUTS = 1 << 20
-_MAX_VALUES = 1 << 23
+_MAX_VALUES = 1 << 22
 _LARGEST_CHUNK = 1 << 30
 _MAX_NAME = 1024
 _MAX_DIMENSIONS = 16
@@ -115,7 +115,7 @@ class TensorIndex:
         return {file.digest: file for file in self.files}
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes. Raises `Malformed` if they would be more than `MAX_BYTES`."""
+        """The canonical bytes. Raises `Malformed` if they would be more than is read."""
         value = {
             "chunkSize": self.chunk_size,
             "files": [
@@ -133,18 +133,14 @@ class TensorIndex:
             "version": VERSION,
         }
         raw = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-        if len(raw) > MAX_BYTES:
-            raise Malformed(f"the tensor index has {len(raw)} bytes, more than {MAX_BYTES}")
+        _check_bounds(raw)
         return raw
 
     @classmethod
     def parse(cls, raw: bytes) -> TensorIndex:
         """Read an index. Raises `Malformed` for anything but what `to_bytes` writes of files that were cut by the rule:
         also for roots that are not those of the chunks."""
-        if (
-            raw.count(b"[") > _MAX_LISTS or raw.count(b",") > _MAX_VALUES
-        ):  # what parsing costs is known before it is done
-            raise Malformed("tensor index: more values than any model has")
+        _check_bounds(raw)
         value = load_json(raw, "tensor index", MAX_BYTES)
         _want(set(value) == {"chunkSize", "files", "joinSize", "version"} and value["version"] == VERSION, "version")
         chunk_size, join_size, files = value["chunkSize"], value["joinSize"], value["files"]
@@ -159,6 +155,12 @@ class TensorIndex:
         if index.to_bytes() != raw:
             raise Malformed("tensor index: not in its canonical form")
         return index
+
+
+def _check_bounds(raw: bytes) -> None:
+    """What an index takes in memory is bounded before it is parsed."""
+    if len(raw) > MAX_BYTES or raw.count(b"[") > _MAX_LISTS or raw.count(b",") > _MAX_VALUES:
+        raise Malformed(f"tensor index: larger than {MAX_BYTES} bytes, or of more values than any model has")
 
 
 def _file(value: Any, chunk_size: int, join_size: int) -> FileIndex:

@@ -130,17 +130,23 @@ def test_what_is_all_there_is_not_asked_for_at_all(serve: Serve, tmp_path: Path)
 
 
 def test_near_parts_are_one_request(serve: Serve, tmp_path: Path) -> None:
-    """The joined small tensor between two that are missing is not worth a request less."""
-    local = in_file(tmp_path / "old", lambda chunk: not TENSORS[6].offset <= chunk.offset < TENSORS[8].offset)
-    start, end = TENSORS[6].offset, TENSORS[8].offset - GAP
+    """The small tensor between two that are missing is here, and not worth a request more."""
+    start, end = TENSORS[6].offset, TENSORS[9].offset
+    local = in_file(
+        tmp_path / "old",
+        lambda chunk: not start <= chunk.offset < end or chunk.offset == TENSORS[7].offset,
+    )
     server = serve(send)
     pull(server.host, tmp_path / "store", local)
     ranges = sorted(map(asked, server.seen))
-    assert ranges[0][0] == start and ranges[-1][1] in (end, end + GAP)
+    assert [start, *(last for _, last in ranges[:-1])] == [first for first, _ in ranges], "no gap between them"
+    assert end - GAP <= ranges[-1][1] <= end
     assert len(ranges) <= 1 + (end - start) // (PIECE - LARGE)
 
 
-def test_a_wrong_chunk_is_asked_for_again(serve: Serve, tmp_path: Path, proving: str) -> None:
+def test_a_wrong_chunk_is_asked_for_again(
+    serve: Serve, tmp_path: Path, proving: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What was damaged once on its way costs that chunk, not the blob."""
     spoiled: list[int] = []
 
@@ -155,6 +161,7 @@ def test_a_wrong_chunk_is_asked_for_again(serve: Serve, tmp_path: Path, proving:
     server = serve(script)
     pull(server.host, tmp_path)
     assert spoiled and moved(server) <= len(DATA) + PIECE
+    assert ("1 parts of" in capsys.readouterr().err) == (proving == "whole")
 
 
 def test_a_chunk_that_stays_wrong_is_named(serve: Serve, tmp_path: Path, proving: str) -> None:
@@ -194,7 +201,9 @@ def test_damaged_local_bytes_are_found_and_fetched(
 
 
 @pytest.mark.parametrize("how", ["gone", "short", "folder"])
-def test_a_local_file_that_is_not_there_any_more(serve: Serve, tmp_path: Path, how: str) -> None:
+def test_a_local_file_that_is_not_there_any_more(
+    serve: Serve, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "old"
     local = in_file(path, lambda chunk: chunk.offset >= HEADER)
     half = local[INDEX.chunks[20].digest].offset
@@ -208,6 +217,7 @@ def test_a_local_file_that_is_not_there_any_more(serve: Serve, tmp_path: Path, h
     pull(server.host, tmp_path / "store", local)
     assert moved(server) <= len(DATA)
     assert how != "short" or moved(server) < len(DATA) * 0.7
+    assert not capsys.readouterr().err, "nothing was taken for what it is not"
 
 
 def test_other_file_systems_are_copied_from_by_hand(

@@ -68,7 +68,7 @@ class Uploads:
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads go in pieces of half a million bytes."""
-    for module in ("chunks", "upload", "unnamed"):
+    for module in ("chunks", "upload"):
         monkeypatch.setattr(f"artifact.remote.{module}.CHUNK", 500_000)
 
 
@@ -133,3 +133,29 @@ def test_mounts_ask_for_both_scopes_and_only_within_a_registry(serve: Serve) -> 
     assert server.seen[0].path == f"/v2/x/blobs/uploads/?mount={BLOB.digest}&from=y%2Fz"
     assert not target.mount_blob(BLOB.digest, RemoteRepository("localhost:1", "y"))
     assert not target.mount_blob(BLOB.digest, target)
+
+
+def test_large_requests_only_where_they_get_through(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that keeps what arrives of a request gets large ones, until a proxy before it takes none."""
+    small_chunks(monkeypatch)
+
+    class Behind(Uploads):
+        limit = 10**9
+
+        def __call__(self, exchange: Exchange) -> None:
+            if exchange.method == "POST":
+                self.received = bytearray()
+                exchange.answer(202, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Stowage_Compose="v1")
+            elif exchange.method == "PATCH" and int(exchange.headers["content-length"]) > self.limit:
+                self.patches += 1
+                exchange.body()
+                exchange.answer(413)
+            else:
+                super().__call__(exchange)
+
+    for limit, patches in ((10**9, 1), (1_000_000, 6)):
+        uploads = Behind()
+        uploads.limit = limit
+        assert push_blob(serve(uploads).host)
+        assert uploads.blobs == {str(BLOB.digest): DATA}
+        assert uploads.patches == patches

@@ -248,6 +248,13 @@ def test_a_flipped_bit_is_refused_or_another_name(bit: int) -> None:
         assert (ours.chunks, ours.size) == (theirs.chunks, theirs.size)
 
 
+def test_a_root_is_that_of_the_chunks() -> None:
+    value = json.loads(SAMPLE)
+    value["files"][0]["root"] = value["files"][1]["root"]
+    with pytest.raises(Malformed, match="the root of"):
+        TensorIndex.parse(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode())
+
+
 @given(st.binary(max_size=300))
 def test_noise_is_refused(raw: bytes) -> None:
     with pytest.raises(Malformed):
