@@ -112,7 +112,8 @@ class RequiredAttestation:
                 return f"{item.source}: {item.code}: {item.detail}"
             ours = any(authority.is_author(item.signer) for authority in self.requirement.authorities)
             if item.predicate_type == self.type and not ours:
-                return f"{item.source}: made by someone else"
+                held = any(authority.holds_key(item.signer) for authority in self.requirement.authorities)
+                return f"{item.source}: {'not in the log' if held else 'made by someone else'}"
         return None
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from supplychain.glob import MAX_LENGTH, matches
 from supplychain.identity import Identity
-from supplychain.keys import PublicKey
+from supplychain.keys import LoggedKey, PublicKey
 from supplychain.strictyaml import Value
 from supplychain.trustroot import TrustRoot
 
@@ -34,17 +34,25 @@ class Keyless:
 
 @dataclass(frozen=True)
 class Authority:
-    """Someone whose signature counts: by a key, or keyless."""
+    """Someone whose signature counts: by a key, or keyless. With `log` a key's signature has to stand in a log of that
+    trust root; a keyless one always has to."""
 
     name: str
     key: PublicKey | None = None
     keyless: Keyless | None = None
+    log: TrustRoot | None = None
 
     def is_author(self, signer: Signer | None) -> bool:
         """Whether `signer` is this authority."""
         if isinstance(signer, Identity):
             return self.keyless is not None and self.keyless.means(signer)
-        return signer is not None and signer == self.key
+        if not self.holds_key(signer):
+            return False
+        return self.log is None or (isinstance(signer, LoggedKey) and self.log.fingerprint in signer.roots)
+
+    def holds_key(self, signer: Signer | None) -> bool:
+        """Whether `signer` is this authority's key, logged or not."""
+        return isinstance(signer, PublicKey) and self.key is not None and signer.spki == self.key.spki
 
     def to_json(self) -> dict[str, str]:
         """The authority as JSON."""
@@ -57,7 +65,7 @@ class Authority:
 
 def person(signer: Signer) -> Hashable:
     """What makes two signatures those of one signer."""
-    return signer.person if isinstance(signer, Identity) else signer
+    return signer.person if isinstance(signer, Identity) else signer.spki
 
 
 def vouching(authorities: Sequence[Authority], signers: Collection[Signer]) -> list[Authority]:

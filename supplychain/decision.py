@@ -259,7 +259,7 @@ def _apply(
     if rule.layouts is not None and evidence.layout not in rule.layouts:
         detail = f"the layout is {evidence.layout}; rule {rule.name!r} allows {', '.join(rule.layouts) or 'none'}"
         return (Step("rule", rule.name, Reason.LAYOUT_NOT_ALLOWED, detail),)
-    signed = _signed(rule, [_unless_old(finding, rule, evidence) for finding in findings])
+    signed = _signed(rule, [_unless_old(_unless_unlogged(item, rule), rule, evidence) for item in findings])
     if signed.code is not Reason.ALLOWED:
         return (signed,)
     steps: list[Step] = []
@@ -272,6 +272,14 @@ def _apply(
             return *steps, Step("rule", rule.name, outcome.code, detail)
         told.append(outcome.detail)
     return *steps, Step("rule", rule.name, Reason.ALLOWED, "; ".join(told))
+
+
+def _unless_unlogged(finding: Finding, rule: Rule) -> Finding:
+    for authority in rule.requirement.authorities if finding.code is Reason.VALID else ():
+        if authority.holds_key(finding.signer) and not authority.is_author(finding.signer):
+            detail = f"made by the key of {authority.name}, but no entry of its trust root's log is there for it"
+            return replace(finding, code=Reason.LOG_ENTRY, detail=detail)
+    return finding
 
 
 def _unless_old(finding: Finding, rule: Rule, evidence: Evidence) -> Finding:

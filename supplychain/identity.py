@@ -6,8 +6,9 @@ in an extension. Source: sigstore/fulcio, docs/certificate-specification.md and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from cryptography.hazmat import asn1
 
 from artifact.errors import Malformed
 from supplychain.bundle import Bundle
+from supplychain.dsse import pae
 from supplychain.logentry import Signed, logged_at
 from supplychain.refusal import Reason
 from supplychain.timestamp import stamped_at
@@ -54,6 +56,25 @@ class Certified:
     time: datetime
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A signature with everything that came with it: the certificate (DER), log entries and timestamps, and the bundle
+    (`raw`) it was in."""
+
+    signed: Signed
+    certificate: bytes
+    log_entries: Sequence[Mapping[str, Any]]
+    timestamps: Mapping[str, Any]
+    raw: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Sealed:
+        """The one signature of the envelope in a keyless bundle."""
+        assert bundle.certificate is not None
+        signed = Signed.of(bundle.envelope, bundle.certificate)
+        return cls(signed, bundle.certificate, bundle.log_entries, bundle.timestamps, bundle.raw)
+
+
 class NotCertified(Exception):
     """A keyless signature that does not hold, with the `Reason`."""
 
@@ -62,18 +83,18 @@ class NotCertified(Exception):
         self.code = code
 
 
-def certify(bundle: Bundle, roots: Iterable[TrustRoot]) -> Certified:
-    """Whom the certificate of `bundle` names, if the envelope's signature is by its key, it leads to a trust root with
-    a certificate timestamp of its log, a log holds an entry of this very signature, and it was valid at the time.
+def certify(sealed: Sealed, roots: Iterable[TrustRoot]) -> Certified:
+    """Whom the certificate of a signature names, if the signature is by its key, it leads to a trust root with a
+    certificate timestamp of its log, a log holds an entry of this very signature, and it was valid at the time.
 
-    What is in the envelope is for the caller to judge. A function of its arguments: it asks nobody and reads no clock.
+    What was signed is for the caller to judge. A function of its arguments: it asks nobody and reads no clock.
     Raises `NotCertified`, with what a root that knows its issuer says against it.
     """
     found: Certified | None = None
     refused = NotCertified(Reason.UNKNOWN_SIGNER, "a keyless signature; the policy names keys")
     for root in roots:
         try:
-            one = _certified(bundle, root)
+            one = _remembered(sealed, root)
         except NotCertified as error:
             # What a root that knows the signer says is worth more than that another does not.
             refused = error if refused.code is Reason.UNKNOWN_SIGNER else refused
@@ -85,15 +106,35 @@ def certify(bundle: Bundle, roots: Iterable[TrustRoot]) -> Certified:
     return found
 
 
-def _certified(bundle: Bundle, root: TrustRoot) -> Certified:
-    assert bundle.certificate is not None
+_MEMORY = 4096
+_outcomes: dict[tuple[bytes, str, str], Certified | NotCertified] = {}
+
+
+def _remembered(sealed: Sealed, root: TrustRoot) -> Certified:
+    """`_certified`, worked out once: a decision asks about the same bundle as a signature and as an attestation."""
+    key = (hashlib.sha256(sealed.raw).digest(), sealed.signed.data_sha256, root.fingerprint)
+    outcome = _outcomes.get(key)
+    if outcome is None:
+        try:
+            outcome = _certified(sealed, root)
+        except NotCertified as error:
+            outcome = NotCertified(error.code, str(error))  # without the frames of the one that was raised
+        if len(_outcomes) >= _MEMORY:
+            _outcomes.clear()
+        _outcomes[key] = outcome
+    if isinstance(outcome, NotCertified):
+        raise NotCertified(outcome.code, str(outcome))
+    return outcome
+
+
+def _certified(sealed: Sealed, root: TrustRoot) -> Certified:
     try:
-        certificate = x509.load_der_x509_certificate(bundle.certificate)
+        certificate = x509.load_der_x509_certificate(sealed.certificate)
         not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except ValueError:
         raise NotCertified(Reason.MALFORMED, "the certificate cannot be read") from None
-    _check_chain(bundle, certificate, root)
-    times = _times(bundle, root)
+    _check_issuer(certificate, root)
+    times = _times(sealed, root)
     if not times:
         raise NotCertified(Reason.NO_TIME, "neither a log's promise nor a timestamp says when it was made")
     if not all(not_before <= time <= not_after for time in times):
@@ -102,7 +143,7 @@ def _certified(bundle: Bundle, root: TrustRoot) -> Certified:
             f"made at {min(times):%Y-%m-%dT%H:%M:%SZ}, when its certificate was not valid "
             f"({not_before:%Y-%m-%dT%H:%M:%SZ} to {not_after:%Y-%m-%dT%H:%M:%SZ})",
         )
-    _check_with_sigstore(bundle, root)
+    _check_with_sigstore(sealed, root)
     try:
         name, issuer = _name(certificate), _issuer(certificate)
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
@@ -110,7 +151,7 @@ def _certified(bundle: Bundle, root: TrustRoot) -> Certified:
     return Certified(Identity(name, issuer, frozenset({root.fingerprint})), min(times))
 
 
-def _check_chain(bundle: Bundle, certificate: x509.Certificate, root: TrustRoot) -> None:
+def _check_issuer(certificate: x509.Certificate, root: TrustRoot) -> None:
     """Tell a stranger's certificate from one that is wrong; whether it leads to the root sigstore checks."""
     for authority in root.authorities:
         try:
@@ -124,35 +165,39 @@ def _check_chain(bundle: Bundle, certificate: x509.Certificate, root: TrustRoot)
     )
 
 
-def _times(bundle: Bundle, root: TrustRoot) -> list[datetime]:
-    assert bundle.certificate is not None
-    signed = Signed.of(bundle.envelope, bundle.certificate)
-    if not bundle.log_entries:
+def _times(sealed: Sealed, root: TrustRoot) -> list[datetime]:
+    if not sealed.log_entries:
         raise NotCertified(Reason.LOG_ENTRY, "it is in no transparency log: the bundle has no log entry")
     try:
-        logged = [logged_at(entry, signed, root) for entry in bundle.log_entries]
+        logged = [logged_at(entry, sealed.signed, root) for entry in sealed.log_entries]
     except Malformed as error:
         raise NotCertified(Reason.LOG_ENTRY, str(error)) from None
     try:
-        stamped = stamped_at(bundle.timestamps, bundle.envelope.signatures[0], root)
+        stamped = stamped_at(sealed.timestamps, sealed.signed.signature, root)
     except Malformed as error:
         raise NotCertified(Reason.MALFORMED, str(error)) from None
     return [*(time for time in logged if time is not None), *stamped]
 
 
-def _check_with_sigstore(bundle: Bundle, root: TrustRoot) -> None:
+def _check_with_sigstore(sealed: Sealed, root: TrustRoot) -> None:
     """The chain at the time of the signature, the certificate's timestamp, its profile, the log entry and the
     signature, as sigstore's own library sees them."""
     from sigstore import models
     from sigstore.errors import CertValidationError
+    from sigstore.hashes import Hashed
+    from sigstore_models.common.v1 import HashAlgorithm
 
     try:
-        kind, payload = root.verifier.verify_dsse(models.Bundle.from_json(bundle.raw), _Anyone())
+        read = models.Bundle.from_json(sealed.raw)
+        if sealed.signed.payload is None:
+            digest = Hashed(algorithm=HashAlgorithm.SHA2_256, digest=bytes.fromhex(sealed.signed.data_sha256))
+            return root.verifier.verify_artifact(digest, read, _Anyone())
+        kind, payload = root.verifier.verify_dsse(read, _Anyone())
     except CertValidationError as error:
         raise NotCertified(Reason.UNTRUSTED_CERTIFICATE, _line(error)) from None
     except Exception as error:  # it reads what others wrote: whatever it stumbles over is no good signature
         raise NotCertified(Reason.INVALID_SIGNATURE, _line(error)) from None
-    if (kind, payload) != (bundle.envelope.payload_type, bundle.envelope.payload):
+    if hashlib.sha256(pae(kind, payload)).hexdigest() != sealed.signed.data_sha256:
         raise NotCertified(Reason.MALFORMED, "two readers of the bundle see two different statements")
 
 

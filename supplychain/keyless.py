@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from artifact.errors import InvalidInput, Malformed, ServerError, Unauthorized, Unreachable
 from supplychain.bundle import Bundle
-from supplychain.identity import Identity, NotCertified, certify
+from supplychain.identity import Identity, NotCertified, Sealed, certify
 from supplychain.statement import Statement
 from supplychain.trustroot import MAX_BYTES, TrustRoot
 
@@ -31,7 +31,7 @@ class KeylessSigner:
         from sigstore.sign import SigningContext
 
         self._context = SigningContext.from_trust_config(config)
-        self._root = TrustRoot.parse(config._inner.trusted_root.to_json().encode(), "the trust root")
+        self._root = TrustRoot.of(config)
         self._token = token
         self._signer: Signer | None = None
         self.identity: Identity | None = None
@@ -73,7 +73,7 @@ class KeylessSigner:
                     self._signer = signer
             raw = self._signer.sign_dsse(dsse.Statement(json.dumps(document).encode())).to_json().encode()
         try:
-            self.identity = certify(Bundle.parse(raw), (self._root,)).identity
+            self.identity = certify(Sealed.of(Bundle.parse(raw)), (self._root,)).identity
         except (NotCertified, Malformed) as error:
             raise ServerError(f"the services made a signature that their own trust root refuses: {error}") from None
         return raw

@@ -18,6 +18,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from artifact.errors import InvalidInput, Malformed
 from supplychain import keyfile
@@ -95,6 +96,24 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+    def verify_digest(self, signature: bytes, sha256: bytes) -> bool:
+        """Whether `signature` is this ECDSA key's over data with that SHA-256. An Ed25519 key signs no digests."""
+        if len(signature) > _MAX_SIGNATURE or not isinstance(self._key, ec.EllipticCurvePublicKey):
+            return False
+        try:
+            self._key.verify(signature, sha256, ec.ECDSA(Prehashed(hashes.SHA256())))
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class LoggedKey(PublicKey):
+    """A public key whose signature stands in a transparency log. `roots` are the fingerprints of the trust roots that
+    name the log."""
+
+    roots: frozenset[str] = frozenset()
 
 
 class PrivateKey:

@@ -163,9 +163,10 @@ class Policy:
 
     @property
     def roots(self) -> tuple[TrustRoot, ...]:
-        """Every trust root that a keyless signature is tried with, each once."""
-        named = (authority.keyless for rule in self.rules for authority in rule.authorities)
-        return tuple(dict.fromkeys(keyless.root for keyless in named if keyless is not None))
+        """Every trust root that signatures are tried with, each once."""
+        authorities = [authority for rule in self.rules for authority in rule.authorities]
+        named = [authority.keyless.root if authority.keyless else authority.log for authority in authorities]
+        return tuple(root for root in dict.fromkeys(named) if root is not None)
 
     def rules_for(self, target: Target) -> tuple[Rule, ...]:
         """The rules that apply to `target`."""
@@ -203,8 +204,8 @@ class _Parser:
         authorities: dict[str, Authority] = {}
         known: dict[PublicKey | Keyless, str] = {}
         for name, entry in value.mapping().items():
-            fields = entry.mapping("key", "keyless")
-            if len(fields) != 1:
+            fields = entry.mapping("key", "keyless", "log")
+            if ("key" in fields) == ("keyless" in fields):
                 entry.fail(f"authority {name!r} is named by key or by keyless")
             key = self._key(fields["key"]) if "key" in fields else None
             keyless = read_keyless(fields["keyless"], self._root) if "keyless" in fields else None
@@ -214,7 +215,9 @@ class _Parser:
                 what = "key" if key else "identity"
                 entry.fail(f"authorities {known[who]!r} and {name!r} have the same {what}")
             known[who] = name
-            authorities[name] = Authority(name, key, keyless)
+            if keyless is not None and "log" in fields:
+                fields["log"].fail("a keyless signature is always in a log of its trust root: leave 'log' out")
+            authorities[name] = Authority(name, key, keyless, self._root(fields["log"]) if "log" in fields else None)
         if len(authorities) > MAX_AUTHORITIES:
             value.fail(f"more than {MAX_AUTHORITIES} authorities")
         return authorities

@@ -16,8 +16,9 @@ from artifact.mediatypes import IN_TOTO
 from supplychain.authority import Signer
 from supplychain.bundle import Bundle
 from supplychain.evidence import Form, Item, Legacy
-from supplychain.identity import NotCertified, certify
-from supplychain.keys import PublicKey
+from supplychain.identity import NotCertified, Sealed, certify
+from supplychain.keys import LoggedKey, PublicKey
+from supplychain.logentry import Signed, logged_at
 from supplychain.refusal import Reason
 from supplychain.simplesigning import SimpleSigning
 from supplychain.statement import COSIGN_SIGN, OMS_SIGN, Statement
@@ -96,13 +97,15 @@ def open_bundle(
     time = None
     if bundle.certificate is not None:
         try:
-            certified = certify(bundle, roots)
+            certified = certify(Sealed.of(bundle), roots)
         except NotCertified as error:
             stranger = error.code is Reason.UNKNOWN_SIGNER
             return _unknown(item, envelope.payload, str(error)) if stranger else found(error.code, str(error))
         signer, time = certified.identity, certified.time
     else:
         signer = _signer(envelope.signatures[0], envelope.signed_bytes, keys)
+        if signer is not None and bundle.log_entries:
+            signer = _logged(bundle, signer, roots)
     if signer is None:
         if any(key.hint == bundle.hint for key in keys):
             return found(Reason.INVALID_SIGNATURE, f"names key {bundle.hint}, which did not make it")
@@ -131,6 +134,19 @@ def _legacy(item: Item, legacy: Legacy, subject: Digest, keys: Sequence[PublicKe
 def _signer(signature: bytes, data: bytes, keys: Sequence[PublicKey]) -> PublicKey | None:
     # The hint is not consulted: it is unsigned text, and some writers leave it out.
     return next((key for key in keys if key.verify(signature, data)), None)
+
+
+def _logged(bundle: Bundle, key: PublicKey, roots: Sequence[TrustRoot]) -> PublicKey:
+    """`key` with the trust roots of whose logs every entry in the bundle is one about this signature by it."""
+    signed, found = Signed.of(bundle.envelope, key.spki), set()
+    for root in roots:
+        try:
+            for entry in bundle.log_entries:
+                logged_at(entry, signed, root)
+        except Malformed:
+            continue
+        found.add(root.fingerprint)
+    return LoggedKey(key.spki, frozenset(found))
 
 
 def _unknown(item: Item, payload: bytes, detail: str) -> Finding:

@@ -24,6 +24,7 @@ from artifact.manifest import canonical_json, load_json
 from supplychain.dsse import decode_base64
 
 if TYPE_CHECKING:  # takes half a second to import, and only keyless signatures need it
+    from sigstore.models import ClientTrustConfig
     from sigstore.verify import Verifier
 
 MAX_BYTES = 1024 * 1024
@@ -126,7 +127,12 @@ class TrustRoot:
             raise InvalidInput(f"{source} is no trust root that can be used: {reason[:200]}") from None
         return root
 
-    @property
+    @classmethod
+    def of(cls, config: ClientTrustConfig) -> TrustRoot:
+        """The trust root in a client trust config that sigstore's library has read. Raises `InvalidInput`."""
+        return cls.parse(config._inner.trusted_root.to_json().encode(), "the trust root")
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of the canonical document."""
         return hashlib.sha256(self.document).hexdigest()

@@ -142,7 +142,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-class _Terminated:
+class Terminated:
     """Makes SIGTERM unwind like Ctrl-C, so that the servers are stopped and the folder is removed."""
 
     def __enter__(self) -> None:
@@ -276,7 +276,7 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(_Terminated())
+        stack.enter_context(Terminated())
         folder = Path(tempfile.mkdtemp(prefix="stowage-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         demo = Demo(folder)
