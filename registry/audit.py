@@ -18,7 +18,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from artifact.digest import Digest
 from artifact.errors import InvalidInput, StowageError
 from artifact.remote.pace import Pace
+from artifact.remote.transport import Transport
 from artifact.terminal import note
+from registry.log.key import verifier_of
+from registry.log.verify import Verifier
 from supplychain.audit.examine import Examiner
 from supplychain.audit.output import JsonLines, Output, WholeFile
 from supplychain.audit.place import Registry, Scope, read_names
@@ -82,13 +85,22 @@ def audit(
     verifier_id: Annotated[
         str, typer.Option("--verifier-id", metavar="URI", help="Who the summaries say has verified.")
     ] = VERIFIER,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            "--log",
+            metavar="PUB",
+            help="First replay the transparency log whose verifier key this is, as registry transparency verify does.",
+        ),
+    ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Use HTTP for hosts that are not loopback.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As --output jsonl.")] = False,
 ) -> None:
     """Look at everything in registries: who has signed it and how, what is attested, and what the policy says.
 
     Asks the catalog for the repositories unless they are named. One that is broken is reported and the rest goes on;
-    exit status 1 if something could not be looked at, 3 where --fail-on hits.
+    exit status 1 if something could not be looked at, 3 where --fail-on hits. With --log and no policy, only the log is
+    looked at; a registry whose tags do not follow from its log ends the audit, with exit status 3.
 
     Examples:
 
@@ -96,9 +108,13 @@ def audit(
 
     registry audit 'registry.example/team/**' --policy policy.yaml --output sarif=audit.sarif --output table
     """
-    if policy is None:
+    if policy is None and log is None:
         raise InvalidInput("say what is to be required: --policy FILE")
     scopes = [Scope.parse(text) for text in places]
+    if log is not None:
+        _replay([scope.host for scope in scopes if scope.host is not None], log, plain_http)
+    if policy is None:
+        return
     wanted = _failures(fail_on or [])
     names = None if repositories is None else read_names(repositories)
     summaries = _summaries(vsa_key, vsa_dir, verifier_id, policy)
@@ -116,6 +132,16 @@ def audit(
             memory.finish(drop=tally.complete)
     note(str(tally))
     _conclude(tally, wanted, failure, state)
+
+
+def _replay(hosts: list[str], key: str, plain_http: bool) -> None:
+    """Verify the transparency logs of registries. Raises `typer.Exit` where a tag does not follow from one."""
+    for host in dict.fromkeys(hosts):
+        report = Verifier(Transport(host, plain_http=plain_http), verifier_of(key)).run()
+        for line in report.lines():
+            note(line)
+        if report.findings:
+            raise typer.Exit(3)
 
 
 def _run(walk: Walk, tally: Tally, outputs: list[Output], progress: Progress, pace: Pace) -> StowageError | None:

@@ -89,14 +89,21 @@ def _seen(policy: Policy, target: Target, evidence: Evidence) -> list[Step]:
 def _signature(item: Item, step: Step, evidence: Evidence, policy: Policy) -> Signature:
     signer = judge(item, evidence.subject, policy.keys, policy.roots).signer
     name = _name(signer, policy)
-    return Signature(_form(item), item.source, step.code.value, step.detail, name, item.manifest)
+    code = _of_someone(step.code, name)
+    return Signature(_form(item), item.source, code.value, step.detail, name, item.manifest)
 
 
 def _attested(attestation: Attestation, step: Step, policy: Policy) -> Attested:
     # A decision that asks for no attestation takes them all for signatures, and says that they are none.
     code, detail = (step.code, step.detail) if step.code in _REVOKED else (attestation.code, attestation.detail)
     name = _name(attestation.signer, policy)
+    code = _of_someone(code, name)
     return Attested(attestation.predicate_type, attestation.source, code.value, detail, name, attestation.manifest)
+
+
+def _of_someone(code: Reason, name: str | None) -> Reason:
+    """A keyless signature holds whomever it is by; by nobody the policy names, it is a stranger's."""
+    return Reason.UNKNOWN_SIGNER if name is None and code in (Reason.VALID, Reason.VALID_ATTESTATION) else code
 
 
 def _name(signer: Signer | None, policy: Policy) -> str | None:

@@ -1,4 +1,4 @@
-"""Registries that do not answer as they should: an audit is bounded, asks nobody else, and says what it could not see."""
+"""Registries that do not answer as they should: an audit is bounded, and says what it could not see."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_a_listing_that_turns_in_a_circle(serve: Serve, audit: Audit, where: str
 
     server = serve(script)
     ran = audit(server.host, status=1)
-    assert len(server.seen) < 1200
+    assert len(server.seen) < 20
     said = ran.err if where == "_catalog" else ran.records[0]["reason"]
-    assert "no end" in said or "more than 1000 pages" in said
+    assert "no end" in said
 
 
 def test_a_catalog_without_an_end(serve: Serve, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

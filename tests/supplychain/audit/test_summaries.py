@@ -129,6 +129,28 @@ def test_a_summary_that_cannot_be_written_is_told(
     assert (ran.records[0]["status"], ran.records[0]["code"]) == ("unsigned", "unsigned")
 
 
+def test_a_policy_may_require_a_summary(
+    kept: RunningRegistry, audit: Audit, auditor: Path, policy: Path, keys: dict[str, PrivateKey]
+) -> None:
+    """In place of the signatures: the auditor's word that they were good."""
+    name = f"{NAME}/required"
+    for tag in ("good", "bad"):
+        subject = push(RemoteRepository(kept.host, name), tag.encode(), tag)
+        if tag == "good":
+            sign(RemoteRepository(kept.host, name), subject, keys["release"])
+    audit(f"{kept.host}/{name}", "--vsa-key", auditor, env={"COSIGN_PASSWORD": "secret"})
+    other = policy.with_name("by-summary.yaml")
+    other.write_text(
+        f"version: 1\nauthorities: {{auditor: {{key: {auditor.with_suffix('.pub')}}}}}\n"
+        'rules: [{match: ["**"], require: nothing, attestations: [{type: "https://slsa.dev/verification_summary/v1", '
+        "require: {any-of: [auditor]}, conditions: [{path: /verificationResult, equals: PASSED}]}]}]\n"
+    )
+    found = audit(f"{kept.host}/{name}", "--policy", other).by_tag(name)
+    assert {tag: record["code"] for tag, record in found.items()} == {
+        "good": "allowed", "bad": "attestation-condition",
+    }  # fmt: skip
+
+
 def test_package_urls() -> None:
     digest = f"sha256:{'0' * 64}"
     assert package_url(Subject("h:5", "a/b", "h:5/a/b", "v1", digest)) == (
