@@ -18,7 +18,7 @@ from registry.log.prove import prove
 from registry.log.remote import RemoteLog
 from registry.log.sequencer import Sequencer
 from registry.log.start import Adoption
-from registry.log.verify import PATIENCE, Report, Verifier
+from registry.log.verify import PATIENCE, Verifier
 from registry.store.open import open_store
 from supplychain.tlog.entry import Entry
 from supplychain.tlog.evidence import Evidence
@@ -88,31 +88,13 @@ def verify(
 
     Exit status 3 if anything does not follow from the log.
     """
-    verify_log(host, key, patience=patience, plain_http=plain_http, as_json=as_json)
-
-
-def verify_log(
-    host: str, key: str, *, patience: float = PATIENCE, plain_http: bool = False, as_json: bool = False
-) -> None:
-    """As the command: prints a report, and raises `typer.Exit` with status 3 if anything is wrong."""
     report = Verifier(_transport(host, plain_http), verifier_of(key), patience).run()
     if as_json:
         print_json(report.to_json())
     else:
-        _show(report)
+        typer.echo("\n".join(report.lines()))
     if report.findings:
         raise typer.Exit(3)
-
-
-def _show(report: Report) -> None:
-    for item in report.findings:
-        typer.echo(f"{item.kind}  {item.subject}  {item.message}")
-    head = report.checkpoint
-    hidden = f", {report.unreadable} cannot be read with this login" if report.unreadable else ""
-    typer.echo(
-        f"{head.origin}: {head.size} entries, root {head.root.hex()}; {report.tags} tags follow from them{hidden}; "
-        f"{len(report.findings)} findings"
-    )
 
 
 @transparency.command(epilog="Example: registry transparency monitor registry.example.org --state log.seen --key PUB")

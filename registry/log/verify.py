@@ -49,6 +49,17 @@ class Report:
     unreadable: int = 0
     findings: list[Finding] = field(default_factory=list)
 
+    def lines(self) -> list[str]:
+        """The report for people: a line for each finding, and a summary."""
+        head, hidden = self.checkpoint, ""
+        if self.unreadable:
+            hidden = f", {self.unreadable} cannot be read with this login"
+        return [
+            *(f"{item.kind}  {item.subject}  {item.message}" for item in self.findings),
+            f"{head.origin}: {head.size} entries, root {head.root.hex()}; {self.tags} tags follow from them{hidden}; "
+            f"{len(self.findings)} findings",
+        ]
+
     def to_json(self) -> dict[str, object]:
         return {
             "origin": self.checkpoint.origin,

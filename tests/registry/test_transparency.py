@@ -22,7 +22,7 @@ from registry.store.protocol import ObjectStore
 from supplychain.tlog.checkpoint import Checkpoint
 from supplychain.tlog.tiles import bundles_of, entries_of, tiles_of
 from tests.registry.conftest import Backend, environment
-from tests.registry.logged import ORIGIN, Logged, client, logged
+from tests.registry.logged import ORIGIN, Logged, client, fill, logged
 from tests.registry.pushing import manifest_of, push_blob, push_image, put_manifest, sha256
 from tests.registry.secured import AUTH, RULES, TOKEN, configure, docker_config, fetch_token
 from tests.registry.servers import RunningRegistry, StartRegistry
@@ -121,12 +121,11 @@ def test_everything_that_happens_is_in_the_log(
 def test_tiles_of_a_log_of_several_bundles(these: Logged, http: httpx.Client, server: RunningRegistry) -> None:
     """Every resource is there and is what it must be; what is whole is in the store, what is not yet whole is not."""
     push_image(http, "many", "t", b"0")
-    raw = manifest_of([b"0"])
-    for number in range(6):
-        tags = [f"t{number}-{index}" for index in range(90)]
-        assert put_manifest(http, "many", raw, tag=tags).status_code == 201
+    fill(these.tags(), 540)
+    raw = push_image(http, "many", "t", b"1")
+    assert put_manifest(http, "many", raw, tag=["x", "y"]).status_code == 201
     head = checkpoint(http, these)
-    assert head.size == 2 + 6 * 91
+    assert head.size == 2 + 540 + 2 + 3
     entries: list[bytes] = []
     for tile in bundles_of(head.size):
         answer = http.get(f"/transparency/{tile.path}")
@@ -181,12 +180,11 @@ def test_a_tag_that_the_log_does_not_hold_is_not_there(these: Logged, http: http
 # Tampering: each kind of object, by somebody who can write to the store.
 
 
-def grown(http: httpx.Client) -> None:
+def grown(these: Logged, http: httpx.Client) -> None:
     """A log of one whole bundle and a part of another."""
-    push_image(http, "t", "v0", b"0")
-    raw = manifest_of([b"0"])
-    for number in range(3):
-        assert put_manifest(http, "t", raw, tag=[f"x{number}-{index}" for index in range(98)]).status_code == 201
+    raw = push_image(http, "t", "v0", b"0")
+    assert put_manifest(http, "t", raw, tag=["x1", "x2"]).status_code == 201
+    fill(these.tags(), 300)
     push_image(http, "t", "v0", b"1")
 
 
@@ -203,19 +201,20 @@ def test_tampering_is_found(folder: Logged, tmp_path: Path) -> None:
     with client(server) as http:
         push_image(http, "t", "v0", b"first")
         old_record = store.get(keys.tag("t", "v0")).data
-        grown(http)
+        grown(folder, http)
         new_record = store.get(keys.tag("t", "v0")).data
         tile = store.get("log/tile/0/000").data
         entry_bundle = store.get("log/tile/entries/000").data
         assert folder.verify(server.host).exit_code == 0
+        assert CliRunner().invoke(app, ["audit", server.host, "--log", folder.public]).exit_code == 0
 
         cases = {
             ("log/tile/0/000", bytes(32) + tile[32:]): "tile",
-            ("log/tile/entries/000", entry_bundle.replace(b'"x0-5"', b'"x0-6"', 1)): "checkpoint",
+            ("log/tile/entries/000", entry_bundle.replace(b'"x1"', b'"x2"', 1)): "checkpoint",
             ("log/tile/entries/000", entry_bundle[:-1]): "entries",
             (keys.tag("t", "v0"), old_record): "tag",
             (keys.tag("t", "v0"), sha256(manifest_of([b"1"])).encode()): "tag",
-            (keys.tag("t", "x1-7"), b""): "tag",
+            (keys.tag("t", "x2"), b""): "tag",
         }
         for (key, data), kind in cases.items():
             good = store.get(key).data
@@ -227,6 +226,7 @@ def test_tampering_is_found(folder: Logged, tmp_path: Path) -> None:
             store.put(key, good)
         store.delete("log/tile/0/000")
         assert folder.verify(server.host, "--patience", "0").exit_code == 3
+        assert CliRunner().invoke(app, ["audit", server.host, "--log", folder.public]).exit_code == 3
         store.put("log/tile/0/000", tile)
         store.put(keys.tag("t", "v0"), new_record)
         assert folder.verify(server.host).exit_code == 0
@@ -439,13 +439,13 @@ def test_fsck_knows_the_log(folder: Logged) -> None:
     server = folder.serve()
     store = folder.backend.open()
     with client(server) as http:
-        grown(http)
-        assert http.delete("/v2/t/manifests/x0-1").status_code == 202
+        grown(folder, http)
+        assert http.delete("/v2/t/manifests/x1").status_code == 202
     server.stop()
     assert [item for item in Checker(store).run() if item.kind != "orphan-data"] == []
     for key, old, new in (
         ("log/tile/0/000", store.get("log/tile/0/000").data[:4], b"abcd"),
-        ("log/tile/entries/000", b'"x0-5"', b'"x0-6"'),
+        ("log/tile/entries/000", b'"x1"', b'"x2"'),
         (STATE, b'"size":', b'"size":1'),
     ):
         good = store.get(key).data

@@ -34,7 +34,7 @@ from supplychain.tlog.checkpoint import Checkpoint
 from supplychain.tlog.evidence import consistent
 from supplychain.tlog.proofs import Tree
 from tests.registry.conftest import Backend
-from tests.registry.logged import Logged, client, logged
+from tests.registry.logged import Logged, client, fill, logged
 from tests.registry.pushing import MANIFEST, manifest_of, push_blob, sha256
 from tests.registry.servers import StartRegistry
 
@@ -112,17 +112,13 @@ ACTIONS: dict[str, Action] = {
 }
 
 
-def fill(tags: LoggedTags, count: int) -> None:
-    log = tags._journal
-    for first in range(0, count, 100):
-        log.append([Draft(tags._entry("push", NAME, Digest.of(bytes([first % 256]))))] * 100)
-
-
 @pytest.mark.parametrize("late", [False, True], ids=["before the call", "after the call"])
 @pytest.mark.parametrize("action", ACTIONS)
 def test_killed_at_every_call(backend: Backend, tmp_path: Path, action: str, late: bool) -> None:
     """Wherever a process dies, nothing is visible that the log does not hold; the next process makes the rest of what
     the log holds visible, and the same action then ends as if nothing had happened."""
+    if backend.driver == "s3" and action not in ("a tag moved", "a tag removed"):
+        pytest.skip("a folder does for this one: the calls are the same")
     expected: dict[str, Digest] | None = None
     fail_at, deaths = 0, 0
     while True:
@@ -200,7 +196,7 @@ def test_the_next_writer_of_a_tag_finishes_what_another_began(these: Logged) -> 
 
 
 def test_a_move_begun_by_a_dead_process_is_finished_by_any(folder: Logged, registry_server: StartRegistry) -> None:
-    """By a server that starts, and by one that only watches."""
+    """Here by a server that starts."""
     folder.start = registry_server
     dead = folder.tags()
     dead.point(NAME, "v1", FIRST)
@@ -208,13 +204,18 @@ def test_a_move_begun_by_a_dead_process_is_finished_by_any(folder: Logged, regis
     server = folder.serve()
     assert folder.tags().resolve(NAME, "v1") == SECOND
     assert folder.state().pending == ()
-    entry = dead._entry("tag", NAME, THIRD, "v1", SECOND)
-    dead._journal.append([Draft(entry, dead._look(NAME, "v1").seen)])
-    deadline = time.monotonic() + 120
-    while folder.tags().resolve(NAME, "v1") != THIRD:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
     server.stop()
+
+
+def test_a_process_that_watches_finishes_what_others_left(folder: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.log.sequencer._TICK", 0.01)
+    monkeypatch.setattr("registry.log.sequencer.ABANDONED", 0.0)
+    dead, living = folder.tags(), folder.tags()
+    with living._journal.watching():
+        dead._journal.append([Draft(dead._entry("tag", NAME, FIRST, "v1"), dead._look(NAME, "v1").seen)])
+        while living.list(NAME, "", 10) != ["v1"]:  # the suite's timeout ends this
+            time.sleep(0.01)
+    assert folder.state().pending == ()
 
 
 def test_removed_tags_are_taken_away_by_the_collector(folder: Logged) -> None:
@@ -338,8 +339,7 @@ class Pusher(threading.Thread):
         return 0
 
 
-@pytest.mark.parametrize("kills", [0, 5], ids=["undisturbed", "killed"])
-def test_replicas(backend: Backend, tmp_path: Path, registry_server: StartRegistry, kills: int) -> None:
+def test_replicas(backend: Backend, tmp_path: Path, registry_server: StartRegistry) -> None:
     """Three replicas over one store, two of which are killed with SIGKILL at random moments: one log, every
     acknowledged push in it, every tag where the log says, every head that a client saw the beginning of the last."""
     these = logged(backend, tmp_path, registry_server)
@@ -353,7 +353,7 @@ def test_replicas(backend: Backend, tmp_path: Path, registry_server: StartRegist
     for pusher in pushers:
         pusher.start()
     choice = random.Random(7)
-    for _ in range(kills):
+    for _ in range(4):
         time.sleep(choice.uniform(0.1, 0.6))
         victim = choice.randrange(2)
         host = running[victim].host
