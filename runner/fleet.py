@@ -160,7 +160,7 @@ class Fleet:
                 await self._admit(deployment, evict)
                 process = await self._start(deployment)
             try:
-                await process.wait_ready(deployment.plan.engine.start_seconds)
+                await self._wait_ready(deployment.plan, process)
             except BaseException as error:
                 if deployment.process is not process:
                     raise Unavailable(f"{deployment.name} was stopped while it was loading", 1) from None
@@ -230,6 +230,16 @@ class Fleet:
         deployment.process, deployment.state = process, State.LOADING
         self._changed()
         return process
+
+    async def _wait_ready(self, plan: Plan, process: EngineProcess) -> None:
+        """Return when an engine is ready. The time it may take begins again while its model still arrives."""
+        while True:
+            arriving = plan.stream is not None and not plan.stream.is_complete
+            try:
+                return await process.wait_ready(plan.engine.start_seconds)
+            except EngineFailed:
+                if not arriving or not process.running:
+                    raise
 
     def _files(self, plan: Plan) -> tuple[Path, dict[str, Path]]:
         """The folder with a model's files, and what else its engine has to reach, by its place where that runs."""

@@ -8,6 +8,7 @@ behind a file's bytes is that of an ordinary pull, which goes on from it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -17,7 +18,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import NoReturn
 
 from artifact.descriptor import Descriptor
-from artifact.errors import DigestMismatch, Malformed, StowageError, Unreachable
+from artifact.errors import DigestMismatch, Malformed, StorageFull, StowageError, Unreachable
 from artifact.layout.blobs import IN_PIECES, Blobs, exclusive
 from artifact.layout.pace import Pace
 from artifact.layout.pieces import CONNECTIONS, PIECE, write_all
@@ -42,8 +43,8 @@ class _Wrong(Exception):
 
 
 class Filling:
-    """Brings `incoming` into the store `layout`. Raises what opening files raises; `Malformed` for an index that does
-    not speak of every byte of a file."""
+    """Brings `incoming` into the store `layout`. Raises `StorageFull`; `Malformed` for an index that does not speak of
+    every byte of a file."""
 
     def __init__(self, incoming: Sequence[Incoming], layout: LayoutRepository) -> None:
         self._layout, self._blobs = layout, Blobs(layout.root)
@@ -69,12 +70,19 @@ class Filling:
         check_cover(item)
         partial, final = self._blobs.partial(item.blob.digest), self._blobs.path(item.blob.digest)
         partial.parent.mkdir(parents=True, exist_ok=True)
-        opened = exclusive(partial)
-        stream = self._opened.enter_context(opened)  # waits for another process that fetches the same
+        stream = self._opened.enter_context(exclusive(partial))  # waits for a process that fetches the same
         if final.exists():  # it has
             partial.unlink(missing_ok=True)
             return
-        self._files.append(File(item, stream))
+        try:
+            self._files.append(File(item, stream))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageFull(
+                f"disk full: no room for {item.index.path} ({item.blob.size:,} bytes) in {self._layout.root}: free "
+                "some space and run the same command again, it goes on where it stopped"
+            ) from None
 
     def start(self) -> None:
         """Begin to fetch."""
@@ -93,8 +101,9 @@ class Filling:
     def close(self) -> None:
         """Let others write the files. `finish` must not be under way any more."""
         self.stop()
+        deadline = time.monotonic() + _PATIENCE
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            thread.join(max(0.0, deadline - time.monotonic()))
         if not any(thread.is_alive() for thread in self._threads):
             self._opened.close()  # else one may still write; the files are let go when this process ends
 

@@ -75,7 +75,7 @@ class Streaming:
             held.callback(filling.close)
             self = cls(found, store, filling, held, pulling)
             filling.start()
-            for file in weights:
+            for file in reversed(weights):  # what nobody waits for goes on from the last one asked for: the first
                 self.wait(file.path, 0, _data_start(_of(index, file)))
             check_files(found.model, found.reference.tag, self._path, found.grant.configs)
             self._held = held.pop_all()
@@ -111,6 +111,11 @@ class Streaming:
             raise self._failure
 
     @property
+    def is_complete(self) -> bool:
+        """Whether everything has arrived, or the model cannot be had."""
+        return self._complete.is_set()
+
+    @property
     def failure(self) -> StowageError | None:
         """Why the model cannot be had, if that has turned out."""
         return self._failure or self._filling.failure
@@ -140,15 +145,25 @@ class Streaming:
             self._pulling.close()  # what follows holds the store by itself
             seconds = time.monotonic() - self._began
             note(f"streamed {self._found.reference}: {self._filling.arrived:,} bytes of weights, {seconds:.1f} s")
-            fetch(self._found, self._store, Quiet())
+            self._keep()
         except StowageError as error:
             self._failure = error
+            self._complete.set()
             self._pulling.close()
             _discard(self._found, self._store, error)
         except Exception as error:  # whoever waits must hear of it
             self._failure = StowageError(f"{self._found.reference}: {type(error).__name__}: {error}")
         finally:
             self._complete.set()
+
+    def _keep(self) -> None:
+        """Give the model its name in the store. Raises `Refused` or `Malformed` if it must not be used after all."""
+        try:
+            fetch(self._found, self._store, Quiet())
+        except (Refused, Malformed):
+            raise
+        except StowageError as error:
+            note(f"warning: {error}: {self._found.reference} is served, but has no name in the store: runner pull it")
 
 
 def check_streamable(found: Found, engine: str) -> None:
@@ -168,7 +183,8 @@ def check_streamable(found: Found, engine: str) -> None:
 
 def _streamed(found: Found) -> Sequence[ModelFile]:
     """The weight files that vLLM loads itself; those in folders (of pooling modules) are fetched before."""
-    return [file for file in found.model.files if file.path in found.model.weights and "/" not in file.path]
+    files = {file.path: file for file in found.model.files}
+    return [files[path] for path in found.model.weights if "/" not in path]
 
 
 def _index(found: Found) -> TensorIndex:

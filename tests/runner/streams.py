@@ -66,7 +66,7 @@ class Registry(ThreadingHTTPServer):
         self.fault: Callable[[_Answer, int, int], bool] = lambda *_: False
         self.away = 0
         self.sent: list[tuple[int, int]] = []
-        self.expired: set[str] = set()
+        self.expired = 0
         self.followed: dict[str, int] = {}
         self.lock = threading.Lock()
         self.host = f"127.0.0.1:{self.server_address[1]}"
@@ -115,6 +115,7 @@ class _Answer(BaseHTTPRequestHandler):
                 return False
             server.followed[ticket] += 1
             over = server.followed[ticket] > server.away
+            server.expired += over
         if over:
             self.answer(403, b"expired")
         return not over
