@@ -14,7 +14,7 @@ from artifact.repository import Repository
 from artifact.source import Source, bytes_source, file_source
 
 _SMALL = 4 * 1024 * 1024
-"""Blobs up to this many bytes are kept once they are fetched."""
+"""Files and blobs up to this many bytes are kept once they are read or fetched."""
 
 
 class Content(Protocol):
@@ -35,7 +35,7 @@ class Content(Protocol):
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A file, as the disk described it when it was first looked at."""
+    """A file, as the disk described it when it was first looked at. A small one is read once."""
 
     location: Path
 
@@ -45,11 +45,20 @@ class OnDisk:
 
     @property
     def source(self) -> Source:
-        return file_source(self.location)
+        return bytes_source(self.data) if self.size <= _SMALL else file_source(self.location)
 
     @property
     def digest(self) -> None:
         return None
+
+    @cached_property
+    def data(self) -> bytes:
+        """All of it, read once. Raises `Malformed` if there are other bytes than there were."""
+        with self.location.open("rb") as stream:
+            data = stream.read(self.size + 1)
+        if len(data) != self.size:
+            raise Malformed(f"{self.location}: changed while it was packed; pack again when it is still")
+        return data
 
     @cached_property
     def state(self) -> tuple[int, int, int]:
@@ -129,7 +138,7 @@ def read(content: Content, limit: int, name: str) -> bytes:
     `DigestMismatch` if a repository holds other bytes than it says."""
     if content.size > limit:
         raise Malformed(f"{name} is larger than {limit} bytes")
-    if isinstance(content, Stored):
+    if isinstance(content, Stored) or (isinstance(content, OnDisk) and content.size <= _SMALL):
         return content.data
     data = head(content, content.size + 1)
     if len(data) != content.size:

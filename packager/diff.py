@@ -1,22 +1,30 @@
 """``packager diff``: what differs between two checkpoints or artifacts, down to their tensors.
 
-Headers decide most of it. Where they leave it open, tensors are compared by the SHA-256 of their bytes, and only those
-are read that could be the same: a file that both sides have is not opened.
+Headers decide most of it, and tensor indexes nearly all of the rest: an artifact has one, and of files it is made while
+they are hashed. Of artifacts without one, tensors are compared by the SHA-256 of their bytes, and only those are read
+that could be the same: a file that both sides have is not opened.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
-from artifact.digest import Digest, Hasher
+from artifact.digest import Digest
+from artifact.parallel import run_all
 from artifact.progress import Progress
+from artifact.tensorindex import FileIndex
 from artifact.weights.tensor import Tensor
 from packager.checkpoint import Checkpoint, PackFile
-from packager.hashing import digests_of
+from packager.hashing import digest_of, hash_source
+from packager.identity import identities, moved
+from packager.indexing import Indexing
 from packager.tensors import Weights, read_tensors, weights_of
 
 
@@ -46,7 +54,7 @@ class Line:
 @dataclass(frozen=True)
 class Difference:
     """All differences. `moved` is how many of the second side's `size` bytes somebody who has the first would fetch:
-    files, and in weight files tensors, that the first does not have anywhere."""
+    files, and of weight files the chunks (without indexes: tensors), that the first does not have anywhere."""
 
     before: str
     after: str
@@ -77,15 +85,24 @@ class _Side:
     digests: Mapping[str, Digest]
     weights: Mapping[str, Weights]
     tensors: Mapping[str, tuple[str, Tensor]]
+    indexes: Mapping[str, FileIndex]
     contents: dict[tuple[str, str], str] = field(default_factory=dict)
-    """The SHA-256 of a tensor's bytes, by its file and name, as far as it was needed."""
+    """What stands for a tensor's bytes, by its file and name, as far as it was needed."""
+
+    @property
+    def indexed(self) -> bool:
+        """Whether there is an index of all its weights."""
+        return self.indexes.keys() == self.weights.keys()
 
 
 def compare(before: Checkpoint, after: Checkpoint, progress: Progress) -> Difference:
     """What differs between two checkpoints. Files on disk are read whole once to know their digests."""
     first, second = _side(before, progress), _side(after, progress)
-    _read_contents(first, second, progress)
-    _read_contents(second, first, progress)
+    if first.indexed and second.indexed:
+        _identify(first, second, progress)
+    else:
+        _read_contents(first, second, progress)
+        _read_contents(second, first, progress)
     return Difference(
         before.place,
         after.place,
@@ -101,11 +118,54 @@ def compare(before: Checkpoint, after: Checkpoint, progress: Progress) -> Differ
 
 
 def _side(checkpoint: Checkpoint, progress: Progress) -> _Side:
-    files: list[PackFile] = list(checkpoint.files)
-    digests = dict(zip([file.path for file in files], digests_of(files, progress), strict=True))
     weights = {item.file.path: item for item in weights_of(checkpoint)}
     tensors = {tensor.name: (path, tensor) for path, item in weights.items() for tensor in item.header.tensors}
-    return _Side(checkpoint, digests, weights, tensors)
+    known = checkpoint.indexed()
+    read = run_all(
+        [partial(_digest, file, weights.get(file.path), known, progress) for file in checkpoint.files],
+        min(8, os.cpu_count() or 1),
+    )
+    paths = [file.path for file in checkpoint.files]
+    digests = {path: digest for path, (digest, _) in zip(paths, read, strict=True)}
+    indexes = {path: index for path, (_, index) in zip(paths, read, strict=True) if index is not None}
+    return _Side(checkpoint, digests, weights, tensors, indexes)
+
+
+def _digest(
+    file: PackFile, weights: Weights | None, known: Mapping[Digest, FileIndex], progress: Progress,
+    stop: threading.Event,
+) -> tuple[Digest, FileIndex | None]:  # fmt: skip
+    """The digest of a file, and of weights what the index says, or would say."""
+    if weights is None:
+        return digest_of(file, progress, stop), None
+    if file.content.digest is not None:
+        return file.content.digest, known.get(file.content.digest)
+    indexing = Indexing(file, weights.header.tensors)
+    digest = hash_source(f"{file.path} (hashing)", file.size, indexing.source, progress, stop)
+    return digest, indexing.result(digest, progress, stop)
+
+
+def _identify(first: _Side, second: _Side, progress: Progress) -> None:
+    """Find what stands for each tensor's bytes in the indexes; read those that leave it open."""
+    told = []
+    for side in (first, second):
+        found = {
+            (path, name): identity
+            for path, index in side.indexes.items()
+            for name, identity in identities(index).items()
+        }
+        side.contents.update({key: identity.text for key, identity in found.items()})
+        told.append(found)
+    unsure: set[str] = set()
+    for name in first.tensors.keys() & second.tensors.keys():
+        (path, before), (other, after) = first.tensors[name], second.tensors[name]
+        one, two = told[0][path, name], told[1][other, name]
+        alike = (before.dtype, before.length) == (after.dtype, after.length)
+        if alike and one.text != two.text and not (one.certain and two.certain):
+            unsure.add(name)
+    for side in (first, second):
+        for path, weights in side.weights.items():
+            _hash(side, path, unsure & {tensor.name for tensor in weights.header.tensors}, progress)
 
 
 def _read_contents(side: _Side, other: _Side, progress: Progress) -> None:
@@ -119,14 +179,16 @@ def _read_contents(side: _Side, other: _Side, progress: Progress) -> None:
         wanted = {item.name for item in tensors if (item.dtype, item.length) in possible}
         if side.digests[path] in shared:
             wanted &= elsewhere
-        hashers = {name: hashlib.sha256() for name in wanted}
+        _hash(side, path, wanted, progress)
 
-        def see(tensor: Tensor, data: memoryview, hashers: Mapping[str, Hasher] = hashers) -> None:
-            hashers[tensor.name].update(data)
 
-        if wanted:
-            read_tensors(weights, wanted, see, progress)
-        side.contents.update({(path, name): hasher.hexdigest() for name, hasher in hashers.items()})
+def _hash(side: _Side, path: str, wanted: Collection[str], progress: Progress) -> None:
+    """Read these tensors of the weight file, and note the SHA-256 of their bytes."""
+    if not wanted:
+        return
+    hashers = {name: hashlib.sha256() for name in wanted}
+    read_tensors(side.weights[path], wanted, lambda tensor, data: hashers[tensor.name].update(data), progress)
+    side.contents.update({(path, name): hasher.hexdigest() for name, hasher in hashers.items()})
 
 
 def _tensor_lines(first: _Side, second: _Side) -> tuple[Line, ...]:
@@ -153,6 +215,9 @@ def _moved(first: _Side, second: _Side) -> int:
     total = 0
     for path, digest in second.digests.items():
         if digest in held_files:
+            continue
+        if first.indexed and path in second.indexes:
+            total += moved(second.indexes[path], first.indexes.values())
             continue
         total += _sizes(second)[path]
         if path in second.weights:

@@ -26,9 +26,10 @@ from artifact.version import __version__
 from packager.attestations import OLLAMA
 from packager.checkpoint import Checkpoint
 from packager.hashing import digests_of, hash_source
-from packager.pack import Options, pack
+from packager.pack import Options, conversion_precision, converts, pack
 from packager.packed import Packed, open_packed
-from packager.production import OWN, Production
+from packager.production import OWN, Production, tools_of
+from packager.quantize.command import QuantizerOption
 from packager.source import open_source
 from supplychain.bundle import Bundle
 from supplychain.evidence import collect
@@ -48,18 +49,20 @@ class NotReproduced(Refused):
 @dataclass(frozen=True)
 class Rebuilt:
     """The digests of an artifact and of what came out when it was made again; `differences` in words, none if they are
-    equal. `sources` are those files of the source that are not the recorded ones."""
+    equal. `sources` are those files of the source that are not the recorded ones, `tools` those programs with a part in
+    the bytes that are others here, in words."""
 
     recorded: Digest
     rebuilt: Digest
     differences: tuple[str, ...]
     sources: tuple[str, ...]
+    tools: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result for scripts."""
         return {
             "recorded": str(self.recorded), "rebuilt": str(self.rebuilt), "reproduced": self.recorded == self.rebuilt,
-            "differences": list(self.differences), "sources": list(self.sources),
+            "differences": list(self.differences), "sources": list(self.sources), "tools": list(self.tools),
         }  # fmt: skip
 
 
@@ -72,6 +75,7 @@ def verify_command(
     imatrix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The importance matrix it was quantised by.")
     ] = None,
+    quantizer: QuantizerOption = "",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")
@@ -91,13 +95,14 @@ def verify_command(
     if made.tools.get("stowage") not in (None, __version__):
         note(f"made with version {made.tools['stowage']}, this is {__version__}: a difference may come from that")
     checkpoint = open_source(source or named_source(made), made.file_filter, plain_http=plain_http)
-    options = options_of(made, imatrix)
+    options = options_of(made, imatrix, quantizer)
     with progress_bars() as progress:
         result = rebuild(packed, made, checkpoint, options, progress)
     if json:
         print_json(result.to_json())
     if result.differences:
         why = f"; the source has other bytes: {_listed(result.sources)}" if result.sources else ""
+        why += f"; it was made with other programs: {_listed(result.tools)}" if result.tools else ""
         raise NotReproduced(f"{ref} is not what its provenance gives: {_listed(result.differences)}{why}")
     if not json:
         note(f"reproduced: {len(packed.layers)} files, {packed.config.precision} {packed.config.format}, same digest")
@@ -126,7 +131,7 @@ def named_source(made: Provenance) -> str:
     return f"{made.source}@{made.revision}"
 
 
-def options_of(made: Provenance, imatrix: Path | None = None) -> Options:
+def options_of(made: Provenance, imatrix: Path | None = None, quantizer: str = "") -> Options:
     """The options that give the recorded artifact again. Raises `InvalidInput` if it wants an importance matrix and
     `imatrix` is not the one."""
     recorded = next((file.digest for file in made.files if file.path == made.imatrix), None)
@@ -146,7 +151,10 @@ def options_of(made: Provenance, imatrix: Path | None = None) -> Options:
         base=Digest.parse(made.base) if made.base else None,
         ollama=made.layout.endswith(OLLAMA),
         production=Production(
-            imatrix=imatrix if recorded else None, converter=made.converter or OWN, split_max_size=made.split_max_size
+            imatrix=imatrix if recorded else None,
+            quantizer=quantizer,
+            converter=made.converter or OWN,
+            split_max_size=made.split_max_size,
         ),
     )
 
@@ -162,7 +170,8 @@ def rebuild(packed: Packed, made: Provenance, checkpoint: Checkpoint, options: O
     if descriptor.digest == packed.descriptor.digest:
         return Rebuilt(packed.descriptor.digest, descriptor.digest, (), ())
     differences = _differences(packed.manifest, place.model)
-    return Rebuilt(packed.descriptor.digest, descriptor.digest, differences, _other_sources(made, checkpoint, progress))
+    sources, tools = _other_sources(made, checkpoint, progress), _other_tools(made, checkpoint, options)
+    return Rebuilt(packed.descriptor.digest, descriptor.digest, differences, sources, tools)
 
 
 def _differences(recorded: Manifest, rebuilt: Manifest) -> tuple[str, ...]:
@@ -196,6 +205,17 @@ def _other_sources(made: Provenance, checkpoint: Checkpoint, progress: Progress)
     files = checkpoint.sources
     held = dict(zip([file.path for file in files], digests_of(files, progress), strict=True))
     return tuple(sorted(path for path in recorded.keys() | held.keys() if recorded.get(path) != held.get(path)))
+
+
+def _other_tools(made: Provenance, checkpoint: Checkpoint, options: Options) -> tuple[str, ...]:
+    if not converts(checkpoint, options):
+        return ()
+    here = tools_of(checkpoint, conversion_precision(checkpoint, options), options.production)
+    return tuple(
+        f"{name} {made.tools.get(name, 'not recorded')}, here {version}"
+        for name, version in here.items()
+        if made.tools.get(name) != version
+    )
 
 
 def _listed(items: tuple[str, ...]) -> str:

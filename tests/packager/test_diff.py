@@ -53,14 +53,14 @@ def test_nothing_differs_from_itself(packager, tiny: Path, tiny_gguf: Path, tmp_
 
 
 def test_one_tensor_differs(packager, tiny: Path, changed: tuple[Path, int], tmp_path: Path) -> None:
-    folder, length = changed
+    folder, _ = changed
     found = difference(packager, tiny, folder)
     assert found["same"] is False
     assert changes(found["files"]) == {SECOND: "changed", "README.md": "changed"}
     assert found["metadata"]["changed"] == 2 and changes(found["metadata"]) == {"name": "changed", "licence": "changed"}
     assert found["tensors"]["changed"] == 1 and found["tensors"]["same"] == 19
-    header = (folder / SECOND).stat().st_size - sum(tensor.length for tensor in read_header(folder / SECOND).tensors)
-    assert found["deltaBytes"] == length + header + (folder / "README.md").stat().st_size
+    tensors = sum(tensor.length for tensor in read_header(folder / SECOND).tensors)  # so small that they are one chunk
+    assert found["deltaBytes"] == tensors + (folder / "README.md").stat().st_size
     shown = packager("diff", tiny, folder).stdout
     assert "tensors: 19 same, 1 changed" in shown and f"would move {found['deltaBytes']:,} of" in shown
 
@@ -69,7 +69,58 @@ def test_a_tensor_that_only_moved_to_another_file_is_the_same(packager, tiny: Pa
     other = write_tiny_llama(tmp_path / "other", shards=3)
     found = difference(packager, tiny, other)
     assert found["tensors"] == {"same": 20, "changed": 0, "added": 0, "removed": 0, "lines": []}
-    assert found["deltaBytes"] < found["bytes"] / 10
+
+
+LARGE = {"hidden": 768, "intermediate": 2048, "heads": 8, "kv_heads": 4, "layers": 2}
+"""Sizes that make most tensors larger than what is joined into one chunk."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("large") / "model", shards=2, **LARGE)
+
+
+def test_large_tensors_that_moved_are_not_moved_again(packager, large: Path, tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other", shards=3, **LARGE)
+    found = difference(packager, large, other)
+    assert found["tensors"]["same"] == 20 and found["tensors"]["lines"] == []
+    small = sum(
+        tensor.length for path in other.glob("*.safetensors") for tensor in read_header(path).tensors
+        if tensor.length < 2**20
+    )  # fmt: skip
+    assert found["deltaBytes"] < small + 20_000 < found["bytes"] / 5
+
+
+def test_of_indexed_artifacts_no_weights_are_read(
+    packager, large: Path, tmp_path: Path, registry_server, opened: list[tuple[str, int]]
+) -> None:
+    host = registry_server(tmp_path / "storage").host
+    copy = Path(shutil.copytree(large, tmp_path / "copy"))
+    tensor = max(read_header(copy / SECOND).tensors, key=lambda item: item.length)
+    with (copy / SECOND).open("r+b") as stream:
+        stream.seek(tensor.offset + 5)
+        stream.write(b"\x01")
+    lines = [packager.ok("pack", folder, f"{host}/acme/{folder.name}", "--push") for folder in (large, copy)]
+    opened.clear()
+    found = difference(packager, *lines)
+    assert changes(found["tensors"]) == {tensor.name: "changed"}
+    assert found["deltaBytes"] == tensor.length
+    assert {offset for _, offset in opened} <= {0}  # headers and configurations
+    assert difference(packager, lines[0], copy)["deltaBytes"] == difference(packager, large, copy)["deltaBytes"]
+
+
+def test_an_artifact_without_an_index_is_compared_by_its_bytes(
+    packager, tiny: Path, changed: tuple[Path, int], tmp_path: Path, monkeypatch
+) -> None:
+    line = packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    indexed = difference(packager, line, changed[0])
+    monkeypatch.setattr("packager.packed.read_index", lambda *_: None)
+    found = difference(packager, line, changed[0])
+    assert (found["tensors"], found["files"]) == (indexed["tensors"], indexed["files"])
+    header = (changed[0] / SECOND).stat().st_size - sum(
+        item.length for item in read_header(changed[0] / SECOND).tensors
+    )
+    assert found["deltaBytes"] == changed[1] + header + (changed[0] / "README.md").stat().st_size
 
 
 def test_tensors_that_come_and_go(packager, tiny: Path, tmp_path: Path) -> None:

@@ -106,6 +106,34 @@ def test_packing_into_a_registry_reads_once_and_writes_nothing(
     assert resolve(open_repository(reference), reference).digest == reference.digest
 
 
+OPENED = """
+import json, os, sys
+from collections import Counter
+from packager import cli
+opened = Counter()
+def hook(event, args):
+    if event == "open" and isinstance(args[0], str) and os.path.dirname(args[0]) == sys.argv[2]:
+        opened[os.path.basename(args[0])] += 1
+sys.addaudithook(hook)
+try:
+    cli.main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(json.dumps(opened))
+"""
+
+
+def test_small_files_are_opened_once(checkpoint: Path, tmp_path: Path, key: Path) -> None:
+    command = [sys.executable, "-c", OPENED, "pack", checkpoint.resolve(), f"oci:{tmp_path}/out", "--sign", key]
+    environment = {**os.environ, "COSIGN_PASSWORD": ""}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    opened = json.loads(done.stdout.splitlines()[-1])
+    small = {path.name for path in checkpoint.iterdir() if path.suffix != ".safetensors"}
+    assert {"config.json", "tokenizer.json", "README.md"} <= small <= opened.keys()
+    assert {name: opened[name] for name in small} == dict.fromkeys(small, 1)
+
+
 def test_what_the_registry_has_is_not_sent_again(checkpoint: Path, tmp_path: Path, registry_server) -> None:
     server = registry_server(tmp_path / "storage")
     command = ("pack", checkpoint, f"{server.host}/acme/model", "--push")

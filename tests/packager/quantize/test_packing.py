@@ -160,3 +160,24 @@ def test_a_projector_comes_along_as_it_is(packager, pinned, wide_gguf, tmp_path)
     digests = {layer.annotations[mediatypes.FILEPATH]: layer.digest for layer in layers}
     assert digests["mmproj-model-f16.gguf"] == Digest.of(projector.read_bytes())
     assert [path for path in digests if path.endswith("Q4_K_M.gguf")]
+
+
+@engine
+@slowly
+def test_a_rebuild_by_another_library_says_so(packager, pinned, wide, tmp_path, monkeypatch):
+    """What differs is told with what may be the reason: here another tensor type, and a library that was another."""
+    from packager import attestations
+
+    there = {"llama-cpp-python": "0.0.1", "llama.cpp-libraries": "sha256:" + "0" * 64}
+    monkeypatch.setattr(attestations, "tools_of", lambda *_: there)
+    packager.ok("keygen", tmp_path / "key")
+    options = ("--format", "gguf", "--precision", "Q5_0", "--sign", tmp_path / "key.key")
+    line = packager.ok("pack", wide, f"oci:{tmp_path}/out", *options)
+    # The same bytes from another library are as good as from the same.
+    assert packager.ok("verify", line, "--rebuild", "--source", wide, "--quantizer", pinned) == line
+    other = Path(shutil.copytree(wide, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    message = packager.fails(3, "verify", line, "--rebuild", "--source", other)
+    assert "the source has other bytes: config.json" in message
+    assert "it was made with other programs: llama-cpp-python 0.0.1, here 0.3.36" in message
