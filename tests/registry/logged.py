@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 from typer.testing import CliRunner, Result
 
+from artifact.digest import Digest
 from registry.cli import app
 from registry.log.key import LogKey, generate
-from registry.log.sequencer import Sequencer
+from registry.log.sequencer import Draft, Sequencer
 from registry.log.state import State
 from registry.log.tags import LoggedTags
 from registry.log.tiles import LogTiles
@@ -80,6 +81,14 @@ class Logged:
 
     def verify(self, host: str, *options: str) -> Result:
         return self.command("verify", host, "--key", self.public, *options)
+
+
+def fill(tags: LoggedTags, count: int, name: str = "some/where") -> None:
+    """Put entries of pushes into the log, by the hundred."""
+    for first in range(0, count, 100):
+        digest = Digest.of(str(first).encode())
+        entries = [tags._entry("push", name, digest) for _ in range(min(100, count - first))]
+        tags._journal.append([Draft(entry) for entry in entries])
 
 
 def logged(backend: Backend, folder: Path, start: StartRegistry | None = None, more: str = "") -> Logged:

@@ -32,6 +32,7 @@ def example(tmp_path: Path) -> Path:
     (tmp_path / "htpasswd").write_text(f"alice:{quick_hash('x')}\n")
     generate_key(tmp_path / "token.key")
     (tmp_path / "webhook.secret").write_text("x")
+    (tmp_path / "hub.password").write_text("x")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x",
          "-keyout", tmp_path / "server.key", "-out", tmp_path / "server.crt"], check=True, capture_output=True,
@@ -106,7 +107,7 @@ OIDC = ACCESS + '[[oidc]]\nname = "x"\nissuer = "https://example.org"\naudience 
         ('[[webhooks]]\nurl = "https://example.org"\nevents = ["pull"]\n', 3, "one of push"),
         ('[log]\nformat = "xml"\n', 2, "text, json"),
         ('[gc]\ngrace = "1s"\n', 2, "60"),
-        ("[proxy]\n", 1, "remove"),
+        ("[proxy]\n", 1, "'upstreams' is missing"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path: Path, text: str, line: int, said: str) -> None:
