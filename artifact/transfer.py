@@ -11,14 +11,14 @@ from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import Malformed, NotFound, ServerError, Unauthorized
-from artifact.manifest import Index, Manifest
+from artifact.manifest import EMPTY_CONFIG, Index, Manifest
 from artifact.parallel import Stopped, run_all, stoppable
 from artifact.progress import Progress
 from artifact.reference import is_tag
 from artifact.remote import RemoteRepository
 from artifact.remote.delta import LEAST, Base, Delta, base_of
 from artifact.repository import Repository
-from artifact.source import Source
+from artifact.source import Source, bytes_source
 from artifact.tensorindex.attach import index_digest, push_referrer
 from artifact.tensorindex.format import MAX_BYTES
 
@@ -30,6 +30,9 @@ MAX_REFERRERS = 512
 
 MAX_REFERRER_BYTES = 1024 * 1024 * 1024
 """Most bytes copied for them together."""
+
+EMPTY = Descriptor.of(EMPTY_CONFIG, mediatypes.EMPTY)
+"""The config of a manifest that needs none."""
 
 _MAX_DEPTH = 4
 _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
@@ -98,7 +101,11 @@ class _Copy:
                 self._spend(len(raw) + sum(blob.size for blob in manifest.blobs))
             index = self._index(manifest) if depth == 0 else None
             delta = self._delta(manifest) if depth == 0 else None
-            copy_blobs(self._source, self._target, manifest.blobs, self._progress, self._concurrency, delta)
+            contents = {blob: self._source.blob_source(blob) for blob in manifest.blobs}
+            if index is not None:  # which is no layer, but the next version can rest on it
+                contents[index] = self._source.blob_source(index)
+                contents[EMPTY] = bytes_source(EMPTY_CONFIG)
+            push_blobs(self._target, contents, self._progress, self._concurrency, self._source, delta)
         self._target.push_manifest(raw, descriptor.media_type, tag)
         if index is not None:
             with suppress(ServerError, Unauthorized):  # the artifact is there: without it, it only travels slower
@@ -106,14 +113,12 @@ class _Copy:
         return descriptor
 
     def _index(self, manifest: Manifest) -> Descriptor | None:
-        """Copy the tensor index, which is no layer, so that the next version can rest on this one."""
+        """The tensor index, if the artifact has one and the source holds it."""
         with suppress(Malformed):
             digest = index_digest(manifest)
             size = self._source.blob_size(digest) if digest is not None else None
             if digest is not None and size is not None and size <= MAX_BYTES:
-                index = Descriptor(mediatypes.TENSOR_INDEX, digest, size)
-                copy_blobs(self._source, self._target, [index], self._progress, self._concurrency)
-                return index
+                return Descriptor(mediatypes.TENSOR_INDEX, digest, size)
         return None
 
     def _delta(self, manifest: Manifest) -> Delta | None:
@@ -169,12 +174,14 @@ def push_blobs(
     origin: Repository | None = None,
     delta: Delta | None = None,
 ) -> None:
-    """Store blobs side by side, small ones first so that they do not wait behind large ones.
+    """Store blobs side by side, the largest beside the small ones, which do not wait behind large ones.
 
     Where `origin` has them, they are mounted if the target can do that; of large ones only what `delta` does not know
     to be there is sent. The first failure stops the others.
     """
     ordered = sorted(contents.items(), key=lambda item: item[0].size)
+    if concurrency > 1:
+        ordered = [*ordered[-1:], *ordered[:-1]]
     work = [partial(_push_blob, target, blob, content, progress, origin, delta) for blob, content in ordered]
     run_all(work, concurrency)
 

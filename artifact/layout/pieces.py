@@ -55,9 +55,9 @@ _ATTEMPTS = 5
 _CHUNK_ATTEMPTS = 3
 """How often a chunk is asked for that arrives wrong."""
 
-_PROVE_BELOW = 500_000_000
-"""Bytes a second below which every chunk is checked when it arrives: the processor has the time. Where they come
-faster, the chunks are looked at only if the digest of the whole is not right."""
+_PROVE_BELOW = 125_000_000
+"""Bytes a second (a gigabit line) below which every chunk is checked when it arrives, which the processor hardly notices.
+Where they come faster, chunks are looked at only if the digest of the whole is not right."""
 
 
 @dataclass(frozen=True)

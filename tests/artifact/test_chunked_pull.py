@@ -61,6 +61,8 @@ def chunks_of(data: bytes) -> tuple[Chunk, ...]:
 INDEX = FileIndex("m.gguf", BLOB.digest, len(DATA), TENSORS, chunks_of(DATA))
 OF_FIVE = next(chunk for chunk in INDEX.chunks if chunk.offset == TENSORS[5].offset + LARGE)
 """The second chunk of the tensor blk.5."""
+DAMAGED = DATA[: OF_FIVE.offset + 7] + bytes([DATA[OF_FIVE.offset + 7] ^ 1]) + DATA[OF_FIVE.offset + 8 :]
+"""The file with one bit of that chunk flipped."""
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +156,7 @@ def test_a_wrong_chunk_is_asked_for_again(
         start, end = asked(exchange)
         if not spoiled and start <= OF_FIVE.offset + 7 < end:
             spoiled.append(start)
-            send(exchange, DATA[: OF_FIVE.offset + 7] + b"?" + DATA[OF_FIVE.offset + 8 :])
+            send(exchange, DAMAGED)
         else:
             send(exchange)
 
@@ -165,10 +167,8 @@ def test_a_wrong_chunk_is_asked_for_again(
 
 
 def test_a_chunk_that_stays_wrong_is_named(serve: Serve, tmp_path: Path, proving: str) -> None:
-    damaged = bytearray(DATA)
-    damaged[OF_FIVE.offset + 7] ^= 1
     with pytest.raises(DigestMismatch) as error:
-        pull(serve(lambda exchange: send(exchange, bytes(damaged))).host, tmp_path)
+        pull(serve(lambda exchange: send(exchange, DAMAGED)).host, tmp_path)
     assert f"chunk {OF_FIVE.offset}-{OF_FIVE.end - 1} (tensor blk.5) of m.gguf" in str(error.value)
     assert nothing_named(tmp_path) and not any((tmp_path / "ingest").iterdir())
 

@@ -29,9 +29,10 @@ from artifact.tensorindex import Chunker, FileIndex, TensorIndex
 from artifact.tensorindex.attach import annotated, push_index, push_referrer
 from artifact.weights.gguf import read_source as read_gguf
 from artifact.weights.safetensors import read_source as read_safetensors
+from tests.checkpoints.tiny import write_tiny_llama
 from tests.peers.conftest import docker_registry  # noqa: F401
 from tests.registry.servers import RunningRegistry, StartRegistry
-from tests.runner.commands import call, error_line, json_of
+from tests.runner.commands import call, error_line, json_of, packager
 from tests.runner.metering import Meter, metered
 
 Tensors = dict[str, np.ndarray]
@@ -175,6 +176,22 @@ def test_only_what_is_new_travels(any_registry: str, store: Path, tmp_path: Path
             assert len(meter.blobs) <= 3 + 3 * len(files), "few requests"
         pull(store, meter, NAME, "first", "--no-delta")
         assert meter.received < OVERHEAD, "what is there is there"
+
+
+def test_a_chat_template_that_was_fixed_and_packed_again(
+    ours: RunningRegistry, meter: Meter, store: Path, tmp_path: Path
+) -> None:
+    """The whole way: what `packager` makes of a checkpoint before and after the change."""
+    sizes = {"layers": 2, "hidden": 512, "intermediate": 1024}
+    received = []
+    for version, template in (("v1", "{{ messages[0]['content'] }}"), ("v2", "{{ messages[-1]['content'] }}")):
+        checkpoint = write_tiny_llama(tmp_path / version / "tiny", **sizes, chat_template=template)
+        options = ("--format", "gguf", "--precision", "F16", "--push")
+        line = packager(tmp_path / "packing", "pack", str(checkpoint), f"{ours.host}/{version}/tiny", *options)
+        meter.reset()
+        call(store, "pull", f"{meter.host}/{version}/tiny@{line.rpartition('@')[2]}")
+        received.append(meter.received)
+    assert received[0] > 8 * MIB and received[1] < received[0] / 20
 
 
 def test_no_delta_fetches_everything(meter: Meter, store: Path, tmp_path: Path, tensors: Tensors) -> None:
