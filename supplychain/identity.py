@@ -119,6 +119,8 @@ def _remembered(sealed: Sealed, root: TrustRoot) -> Certified:
             outcome = _certified(sealed, root)
         except NotCertified as error:
             outcome = NotCertified(error.code, str(error))  # without the frames of the one that was raised
+        except Exception as error:  # parsers of certificates raise all kinds of things: none of them is a good sign
+            outcome = NotCertified(Reason.MALFORMED, f"the certificate cannot be read: {_line(error)}")
         if len(_outcomes) >= _MEMORY:
             _outcomes.clear()
         _outcomes[key] = outcome
@@ -128,11 +130,8 @@ def _remembered(sealed: Sealed, root: TrustRoot) -> Certified:
 
 
 def _certified(sealed: Sealed, root: TrustRoot) -> Certified:
-    try:
-        certificate = x509.load_der_x509_certificate(sealed.certificate)
-        not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except ValueError:
-        raise NotCertified(Reason.MALFORMED, "the certificate cannot be read") from None
+    certificate = x509.load_der_x509_certificate(sealed.certificate)
+    not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     _check_issuer(certificate, root)
     times = _times(sealed, root)
     if not times:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from artifact.errors import Malformed
@@ -104,12 +105,12 @@ def _checkpoint(text: str, log: Log) -> tuple[int, bytes]:
         raise Malformed("the checkpoint is not a signed note of origin, size and root hash")
     signed = f"{note}\n".encode()
     for line in signatures.splitlines():
-        dash, _, rest = line.partition(" ")
-        raw = rest.rpartition(" ")[2]
-        if dash != "\u2014" or not raw:
+        dash, name, raw = (*line.split(" "), "", "")[:3]
+        if dash != "\u2014" or not raw or line.count(" ") != 2:
             raise Malformed("a signature of the checkpoint cannot be read")
         signature = decode_base64(raw, "a signature of the checkpoint")
-        if signature[:4] == log.id[:4] and log.verify(signature[4:], signed):
+        # A log signs in its own name, which the origin begins with; other lines are those of witnesses.
+        if name == lines[0].partition(" ")[0] and signature[:4] == log.id[:4] and log.verify(signature[4:], signed):
             break
     else:
         raise Malformed("the checkpoint is not signed by the log")
@@ -184,7 +185,7 @@ def _pem(value: Any) -> bytes:
         if b"CERTIFICATE" in pem[:64]:
             return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
         key = serialization.load_pem_public_key(pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):
         raise Malformed("the signer in a log entry is neither a certificate nor a public key") from None
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 

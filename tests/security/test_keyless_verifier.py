@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,79 +20,25 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifact.digest import Digest
-from artifact.errors import Malformed
-from artifact.mediatypes import IN_TOTO
-from supplychain.bundle import Bundle
-from supplychain.decision import Decision, decide
-from supplychain.dsse import Envelope, pae
-from supplychain.evidence import Evidence, Fault, Form, Item
-from supplychain.glob import Target
-from supplychain.keys import PrivateKey
-from supplychain.policy import Policy
-from supplychain.refusal import Reason
 from supplychain.statement import COSIGN_SIGN, Statement
-from supplychain.trustroot import TrustRoot
+from tests.security.keyless import (
+    ALICE,
+    BOB,
+    KEY,
+    OTHER,
+    PAYLOAD,
+    SUBJECT,
+    Check,
+    Json,
+    check,
+    decided,
+    entries,
+    services,
+    sigstore,
+)  # fmt: skip
 from tests.supplychain.sigstore_services import Fulcio, Rekor, Sigstore
 
-ALICE, BOB = "alice@example.com", "bob@example.com"
-SUBJECT, OTHER = Digest("sha256", "ab" * 32), Digest("sha256", "cd" * 32)
-PAYLOAD = Statement.about(SUBJECT, COSIGN_SIGN).to_bytes()
-KEY = PrivateKey.new()
-
-POLICY = """
-version: 1
-authorities:
-  release: {keyless: {identity: "alice@example.com", issuer: "ISSUER", trust-root: root}}
-rules:
-  - {name: all, match: ["**"], require: {any-of: [release]}}
-"""
-
-Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sigstore]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: there is no timestamp authority for keyless signatures")
-    with Sigstore.running(tmp_path_factory.mktemp("sigstore")) as running:
-        yield running
-
-
-@pytest.fixture
-def sigstore(services: Sigstore) -> Iterator[Sigstore]:
-    services.clock.offset = timedelta()
-    yield services
-    services.clock.offset = timedelta()
-
-
-Check = Callable[..., Decision]
-
-
-def decided(services: Sigstore, *bundles: Json | bytes, text: str = POLICY, root: Json | None = None) -> Decision:
-    trusted = TrustRoot.parse(json.dumps(root or services.trusted_root()).encode(), "root.json")
-    rules = text.replace("ISSUER", services.issuer.url).encode()
-    policy = Policy.parse(rules, "policy.yaml", lambda _: KEY.public, lambda _: trusted)
-    return decide(policy, Target("model"), Evidence(SUBJECT, tuple(map(item_of, bundles)), datetime.now(UTC)))
-
-
-def item_of(bundle: Json | bytes) -> Item:
-    raw = bundle if isinstance(bundle, bytes) else json.dumps(bundle).encode()
-    try:
-        return Item(Form.BUNDLE, "referrer", Bundle.parse(raw))
-    except Malformed as error:
-        return Item(Form.BUNDLE, "referrer", fault=Fault(Reason.MALFORMED, str(error)))
-
-
-@pytest.fixture
-def check(sigstore: Sigstore) -> Check:
-    return lambda *bundles, **more: decided(sigstore, *bundles, **more)
-
-
-def entries(bundle: Json) -> list[Json]:
-    found = bundle["verificationMaterial"]["tlogEntries"]
-    assert isinstance(found, list)
-    return found
+__all__ = ["check", "services", "sigstore"]
 
 
 @pytest.mark.parametrize(("log", "stamp"), [(1, False), (1, True), (2, True)])
@@ -358,40 +303,3 @@ def _means(text: str) -> Any:
         return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:
         return text
-
-
-TWO = """
-version: 1
-authorities:
-  release: {keyless: {identity: "alice@example.com", issuer: "ISSUER", trust-root: root}}
-  anyone: {keyless: {identity-glob: "*@example.com", issuer: "ISSUER", trust-root: root}}
-  key: {key: k}
-rules:
-  - {name: all, match: ["**"], require: {at-least: {count: 2, of: [anyone, release, key]}}}
-"""
-
-
-def test_one_person_does_not_count_as_two(sigstore: Sigstore, check: Check) -> None:
-    """Two names of the policy that mean the same person are two people only if two have signed."""
-    alice, again, bob = sigstore.bundle(PAYLOAD), sigstore.bundle(PAYLOAD), sigstore.bundle(PAYLOAD, name=BOB)
-    assert check(alice, again, text=TWO).code == "insufficient-signatures"
-    assert check(bob, text=TWO).code == "insufficient-signatures"
-    for order in ((alice, bob), (bob, alice)):
-        decision = check(*order, text=TWO)
-        assert decision.allowed, decision.reason
-    assert check(alice, by_key(), text=TWO).allowed
-    assert check(by_key(), by_key(), text=TWO).code == "insufficient-signatures"
-
-
-def by_key() -> bytes:
-    return Bundle(Envelope(PAYLOAD, IN_TOTO, (KEY.sign(pae(IN_TOTO, PAYLOAD)),)), hint=KEY.public.hint).to_bytes()
-
-
-def test_a_keyless_signature_under_a_policy_of_keys(sigstore: Sigstore, check: Check) -> None:
-    text = "version: 1\nauthorities: {k: {key: k}}\nrules: [{match: ['**'], require: {any-of: [k]}}]\n"
-    assert check(sigstore.bundle(PAYLOAD), text=text).code == "unknown-signer"
-
-
-def test_a_key_signature_has_no_trusted_time(sigstore: Sigstore, check: Check) -> None:
-    text = "version: 1\nauthorities: {k: {key: k}}\nrules: [{match: ['**'], require: {any-of: [k]}, max-age: 9d}]\n"
-    assert check(by_key(), text=text).code == "no-trusted-time"

@@ -33,6 +33,7 @@ from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 from artifact import merkle
 from artifact.mediatypes import IN_TOTO, SIGSTORE_BUNDLE
 from supplychain.dsse import pae
+from supplychain.keys import PublicKey
 
 AUDIENCE = "sigstore"
 ORIGIN = "127.0.0.1"
@@ -250,7 +251,8 @@ class Rekor:
         proposed = spec["proposedContent"]
         envelope, pem = json.loads(proposed["envelope"]), base64.b64decode(proposed["verifiers"][0])
         payload, signature = base64.b64decode(envelope["payload"]), envelope["signatures"][0]["sig"]
-        key = x509.load_pem_x509_certificate(pem).public_key()
+        named = b"CERTIFICATE" in pem
+        key = x509.load_pem_x509_certificate(pem).public_key() if named else serialization.load_pem_public_key(pem)
         assert isinstance(key, ec.EllipticCurvePublicKey)
         try:
             key.verify(base64.b64decode(signature), pae(envelope["payloadType"], payload), ECDSA)
@@ -425,16 +427,20 @@ class Sigstore:
             )
         )
 
-    def entry(self, envelope: dict[str, Any], certificate: x509.Certificate, version: int) -> dict[str, Any]:
-        """A log entry of an envelope, as a bundle has it."""
+    def entry(
+        self, envelope: dict[str, Any], signer: x509.Certificate | PublicKey, version: int
+    ) -> dict[str, Any]:  # fmt: skip
+        """A log entry of an envelope signed by `signer`, as a bundle has it."""
+        certified = isinstance(signer, x509.Certificate)
+        der = signer.public_bytes(serialization.Encoding.DER) if certified else signer.spki
         signature = envelope["signatures"][0]["sig"]
         if version == 2:
             digest = hashlib.sha256(pae(envelope["payloadType"], base64.b64decode(envelope["payload"]))).digest()
-            raw = {"rawBytes": b64(certificate.public_bytes(serialization.Encoding.DER))}
-            verifier = {"x509Certificate": raw, "keyDetails": "PKIX_ECDSA_P256_SHA_256"}
+            kind = "x509Certificate" if certified else "publicKey"
+            verifier = {kind: {"rawBytes": b64(der)}, "keyDetails": "PKIX_ECDSA_P256_SHA_256"}
             asked = {"digest": b64(digest), "signature": {"content": signature, "verifier": verifier}}
             return self.rekor_v2.create_v2({"hashedRekordRequestV002": asked})
-        pem = b64(certificate.public_bytes(serialization.Encoding.PEM))
+        pem = b64(signer.public_bytes(serialization.Encoding.PEM) if certified else signer.pem)
         spec = {"proposedContent": {"envelope": json.dumps(envelope), "verifiers": [pem]}}
         (made,) = self.rekor.create({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec}).values()
         proof, promise = made["verification"]["inclusionProof"], made["verification"]["signedEntryTimestamp"]
