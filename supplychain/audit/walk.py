@@ -105,7 +105,8 @@ class Walk:
             self.repositories += 1
             return
         self.waiting += visit.expected
-        self._visits.append((visit, works))
+        # One that is begun goes on before another is begun: no more lists of tags are held than there are threads.
+        (self._visits.append if visit.fresh else self._visits.appendleft)((visit, works))
 
     def _check_reached(self, found: Found) -> None:
         self._unreached = self._unreached + 1 if found.unreached else 0
@@ -129,9 +130,15 @@ class _Visit:
         self._phase = 0
         self._tags: list[str] = []
         self._services: list[str] = []
+        self._present: frozenset[str] = frozenset()
         self._seen: set[Digest] = set()
         self._led_to: dict[Digest, None] = {}
         self._loose = 0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing of it has been looked at yet."""
+        return self._phase == 1
 
     @property
     def idle(self) -> bool:
