@@ -352,32 +352,32 @@ def test_a_registry_without_a_log(folder: Logged) -> None:
 # Beginning, switching off and on again.
 
 
-def test_a_log_over_tags_that_were_there(these: Logged) -> None:
+def test_a_log_over_tags_that_were_there(folder: Logged) -> None:
     """The registry does not serve before somebody has looked at them; then they are in the log, and are served."""
-    server = these.serve(logged=False)
+    server = folder.serve(logged=False)
     with client(server) as http:
         raw = push_image(http, "old/a", "v1", b"1")
         push_image(http, "old/b", "v1", b"2")
         push_image(http, "old/b", "v2", b"3")
     server.stop()
-    done = registry("serve", "--config", str(these.config), **these.backend.env)
+    done = registry("serve", "--config", str(folder.config), **folder.backend.env)
     assert done.returncode == 1
     assert "registry transparency adopt" in done.stderr
-    with environment(these.backend.env):
-        done = these.command("adopt", "--config", str(these.config), "--json")
+    with environment(folder.backend.env):
+        done = folder.command("adopt", "--config", str(folder.config), "--json")
         assert done.exit_code == 0, done.output
         assert len(json.loads(done.output)["adopted"]) == 3
-        again = these.command("adopt", "--config", str(these.config))
+        again = folder.command("adopt", "--config", str(folder.config))
     assert "0 tags adopted; the log has 3 entries" in again.output
-    server = these.serve()
+    server = folder.serve()
     with client(server) as http:
         assert http.get("/v2/old/a/manifests/v1").content == raw
         push_image(http, "old/a", "v1", b"4")
         assert http.delete("/v2/old/b/manifests/v1").status_code == 202
-    assert these.verify(server.host).exit_code == 0
+    assert folder.verify(server.host).exit_code == 0
     server.stop()
 
-    server = these.serve(logged=False)  # switched off: tags of both kinds work, the removed one stays removed
+    server = folder.serve(logged=False)  # switched off: tags of both kinds work, the removed one stays removed
     with client(server) as http:
         assert http.get("/v2/old/b/tags/list").json()["tags"] == ["v2"]
         assert http.get("/v2/old/b/manifests/v1").status_code == 404
@@ -387,16 +387,16 @@ def test_a_log_over_tags_that_were_there(these: Logged) -> None:
         assert http.delete("/v2/old/b/manifests/v2").status_code == 202
     server.stop()
 
-    server = these.serve()  # on again: what was done meanwhile is not served until somebody has looked at it
+    server = folder.serve()  # on again: what was done meanwhile is not served until somebody has looked at it
     with client(server) as http:
         assert http.get("/v2/old/a/manifests/v1").status_code == 404
-        assert these.verify(server.host, "--patience", "0").exit_code == 3
-        with environment(these.backend.env):
-            done = these.command("adopt", "--config", str(these.config), "--json")
+        assert folder.verify(server.host, "--patience", "0").exit_code == 3
+        with environment(folder.backend.env):
+            done = folder.command("adopt", "--config", str(folder.config), "--json")
         assert len(json.loads(done.output)["adopted"]) == 3
         assert http.get("/v2/old/a/manifests/v1").status_code == 200
         assert http.get("/v2/old/b/tags/list").json()["tags"] == ["v1"]
-    assert these.verify(server.host).exit_code == 0
+    assert folder.verify(server.host).exit_code == 0
 
 
 def test_settings(tmp_path: Path) -> None:

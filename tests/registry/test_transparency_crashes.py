@@ -58,12 +58,13 @@ def folder(tmp_path: Path) -> Logged:
 
 class Dying:
     """A store that is not reached any more from call number `fail_at` on; with `late`, that call is still carried
-    out, and only its answer is lost."""
+    out, and only its answer is lost; with `once`, the calls after it are answered again."""
 
-    def __init__(self, inner: ObjectStore, fail_at: int, late: bool) -> None:
+    def __init__(self, inner: ObjectStore, fail_at: int, late: bool, once: bool = False) -> None:
         self._inner = inner
         self._left = fail_at
         self._late = late
+        self._once = once
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
@@ -74,7 +75,7 @@ class Dying:
             self._left -= 1
             if self._left == 0 and self._late:
                 method(*arguments, **options)
-            if self._left <= 0:
+            if self._left == 0 or (self._left < 0 and not self._once):
                 raise StoreUnavailable("killed here")
             return method(*arguments, **options)
 
@@ -158,6 +159,37 @@ def test_killed_at_every_call(backend: Backend, tmp_path: Path, action: str, lat
         if acknowledged:
             break
     assert deaths >= 2
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_one_answer_of_the_store_is_lost(tmp_path: Path, action: str) -> None:
+    """What was carried out although nobody was told so is not done twice: every entry is in the log once."""
+    backend, fail_at, lost = Backend("filesystem", str(tmp_path / "storage")), 0, 0
+    while True:
+        fail_at += 1
+        these = logged(backend, tmp_path)
+        store = backend.open()
+        these.sequencer(store).create()
+        before = these.tags(store)
+        for tag in ("old", "other", "gone"):
+            before.point(NAME, tag, FIRST)
+        before.delete(NAME, "gone")
+        count = these.state().size
+        dying = Dying(store, fail_at, late=True, once=True)
+        tags = LoggedTags(these.sequencer(dying))  # type: ignore[arg-type]
+        with suppress(StoreUnavailable):
+            ACTIONS[action](tags)
+        tags._journal.finish()
+        ids = [entry.id for entry in these.entries()]
+        assert len(set(ids)) == len(ids), fail_at
+        assert visible(store, tags) == held(these), fail_at
+        assert len(ids) <= count + (300 if "bundle" in action else 3)
+        for entry in (*store.list("log/"), *store.list("repos/")):
+            store.delete(entry.key)
+        if dying._left > 0:
+            break
+        lost += 1
+    assert lost >= 3
 
 
 # Processes that are held up between what they have logged and what they make visible.
