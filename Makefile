@@ -35,11 +35,12 @@ demo-mirror: $(STAMP)  ## A signed model through another registry and back: ours
 test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## Measure the registry against others on PATH (BENCH_ARGS="--size 64 --rounds 2" for a quick look)
+bench: $(STAMP)  ## Measure everything against others on PATH, and draw it (BENCH_ARGS="--size 64 --rounds 2" for a quick look)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.conversion
 	$(BIN)/python -m benchmarks.transfers
+	$(BIN)/python -m benchmarks.plot
 
 oracle: $(STAMP)  ## Compare conversion with llama.cpp's own converter and transformers (builds .cache/oracle, needs torch)
 	$(BIN)/python -m tests.packager.convert.oracle setup

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import socket
 import subprocess
 import time
@@ -107,7 +105,7 @@ def test_the_original_is_killed_in_the_middle_of_a_blob(
     away the client's answer is cut, and nothing is stored."""
     host, start = mortal
     process = start()
-    content = secrets.token_bytes(96 * MIB)
+    content = secrets.token_bytes(64 * MIB)
     theirs = RemoteRepository(host, "team/large")
     for blob, media_type in ((b"{}", EMPTY), (content, OCTETS)):
         theirs.push_blob(Descriptor.of(blob, media_type), bytes_source(blob), Quiet())
@@ -115,9 +113,7 @@ def test_the_original_is_killed_in_the_middle_of_a_blob(
     cache = cache_of(registry_server, tmp_path, host)
     url = f"{cache.url}/v2/mirror/team/large/blobs/{sha256(content)}"
     record = Path(cache.storage) / "repos/mirror/team/large/_blobs/sha256" / sha256(content).partition(":")[2]
-    os.kill(process.pid, signal.SIGSTOP)  # so that it is in the middle, however fast the machine is
     with httpx.Client(timeout=120) as client:
-        os.kill(process.pid, signal.SIGCONT)
         with client.stream("GET", url) as answer:
             pieces = answer.iter_raw(MIB)
             received = next(pieces)
