@@ -73,6 +73,7 @@ ELSEWHERE = {
     "unreadable": "test_an_artifact_that_could_not_be_packed_again_is_still_shown",
     "file-type-mismatch": "test_findings_in_gguf",
     "requantized": "tests of quantisation",
+    "index-missing": "tests of the tensor index",
 }
 
 

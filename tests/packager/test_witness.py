@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from artifact.digest import Digest
 from artifact.errors import DigestMismatch, Malformed
 from artifact.progress import Quiet
 from artifact.source import Source
+from artifact.weights.gguf import read_header
 from packager.checkpoint import PackFile
 from packager.convert import Plan, plan_conversion
+from packager.convert.split import plan_copy, split
 from packager.files import Kind
 from packager.source import open_path
 from packager.witness import InFolder, SourceDigests
@@ -29,8 +32,6 @@ class Counted:
 
     @property
     def source(self) -> Source:
-        from contextlib import contextmanager
-
         @contextmanager
         def open_at(offset: int):
             with self.path.open("rb", buffering=0) as stream:
@@ -73,6 +74,19 @@ def test_the_digests_are_those_of_the_files(tmp_path: Path, family: str, monkeyp
         assert all(end <= start for (_, end), (start, _) in zip(content.ranges, content.ranges[1:], strict=False))
     if family in ("llama", "gpt2", "phi3"):  # one tensor becomes one: the header, and no tensor
         assert sum(end - start for content in contents for start, end in content.ranges) < 10_000
+
+
+def test_a_gguf_file_that_is_cut_is_hashed_over_all_its_parts(tiny_gguf: Path) -> None:
+    content = Counted(tiny_gguf)
+    file = PackFile(tiny_gguf.name, Kind.WEIGHT, content)  # type: ignore[arg-type]
+    with SourceDigests([file], Quiet(), shown=True) as digests:
+        parts = split(replace(plan_copy(tiny_gguf), witness=InFolder(tiny_gguf.parent, digests)), 50_000)
+        assert len(parts) > 2
+        for part in parts:
+            take(part)
+        assert digests.digests() == {tiny_gguf.name: Digest.of(tiny_gguf.read_bytes())}
+    header = min(tensor.offset for tensor in read_header(tiny_gguf).tensors)
+    assert sum(end - start for start, end in content.ranges) < header + 1000
 
 
 def test_reads_that_are_repeated_or_never_come(tmp_path: Path) -> None:

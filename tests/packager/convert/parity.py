@@ -1,11 +1,15 @@
 """How near llama.cpp, with a converted file, comes to what transformers computes in fp32, and how near it must come.
 
-python -m tests.packager.convert.parity    write the table of docs/conversion.md anew
+python -m tests.packager.convert.parity    write the tables of docs/conversion.md anew
+
+The second table, of quantised types, needs a Python that has llama-cpp-python (STOWAGE_LLAMA_CPP_PYTHON); without one
+it stays as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -14,11 +18,18 @@ from statistics import mean
 
 import gguf
 
+from artifact.errors import StowageError
 from artifact.progress import Quiet
 from packager.convert import convert
+from packager.quantize.interpreter import find_interpreter
+from packager.quantize.quantize import quantize
+from packager.quantize.recipes import recipe_of
 from tests.checkpoints.families import TINY, VOCABULARY, write_tiny
+from tests.checkpoints.smollm2 import checkpoint
+from tests.checkpoints.tiny import write_tiny_llama
 from tests.packager.convert import oracle
 from tests.packager.convert.conftest import Llama, serving
+from tests.packager.convert.reference import next_token
 
 PRECISIONS = ("F32", "F16", "BF16", "Q8_0")
 DIVERGENCE = {"F32": 0.0, "F16": 1.5e-6, "BF16": 1e-4, "Q8_0": 3.3e-3}
@@ -74,7 +85,6 @@ def _compared(server: Llama, tokens: list[int], expected: list[float], pooled: b
 
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "conversion.md"
-BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
 
 
 def table() -> str:
@@ -102,6 +112,55 @@ def table() -> str:
     return "\n".join(lines)
 
 
+QUANTIZED = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q4_0", "Q3_K_M")
+WIDE = {"hidden": 256, "intermediate": 512, "layers": 4, "vocab": 420, "heads": 4, "kv_heads": 2}
+"""A random model whose rows are whole numbers of 256 values, so that nothing falls back to other types."""
+
+
+def quantized_table(interpreter: Path) -> str:
+    """The figures of quantised types, over the real model and over a random one, as Markdown."""
+    lines = [
+        "| type | SmolLM2 135M: largest shares | KL | random model, rows of 256: largest shares | KL |",
+        "|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        wide = write_tiny_llama(Path(scratch) / "wide", tokenizer="llama-bpe", tied=False, **WIDE)
+        tokens = prompt(96)
+        reference = next_token(wide, tokens)
+        answers = [(tokens, {number: float(reference[number]) for number in range(len(reference))})]
+        models = [(checkpoint(), _recorded()), (wide, answers)]
+        sources = [
+            (convert(folder, "F32", Path(scratch) / f"{number}.gguf", Quiet()).path, expected)
+            for number, (folder, expected) in enumerate(models)
+        ]
+        for name in QUANTIZED:
+            cells = []
+            for source, expected in sources:
+                target = Path(scratch) / "quantized.gguf"
+                shares = quantize(interpreter, source, recipe_of(name), target, Quiet()).facts.shares
+                with serving(target) as server:
+                    divergence = mean(_truncated(server, *case) for case in expected)
+                cells.append(", ".join(f"{type_} {share:.0%}" for type_, share in shares[:2]))
+                cells.append(f"{divergence:.0e}".replace("e-0", "e-"))
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _recorded() -> list[tuple[list[int], dict[int, float]]]:
+    """What transformers said of the real model: the tokens of each text, and the likeliest next tokens."""
+    answers = json.loads(oracle.REAL.read_text(encoding="utf-8"))["answers"]
+    return [(case["tokens"], {int(token): value for token, value in case["likeliest"].items()}) for case in answers]
+
+
+def _truncated(server: Llama, tokens: list[int], expected: dict[int, float]) -> float:
+    """The divergence over those of the tokens that both have among the likeliest."""
+    found = server.next_token(tokens, 2 * len(expected))
+    pairs = [(value, found[token]) for token, value in expected.items() if token in found]
+    assert len(pairs) > 0.9 * len(expected)
+    first, second = (math.log(sum(map(math.exp, values))) for values in zip(*pairs, strict=True))
+    return sum(math.exp(a - first) * (a - first - b + second) for a, b in pairs)
+
+
 def equal_tensors(name: str, precision: str, model: Path) -> int:
     """How many tensors of a converted file are those of llama.cpp's converter."""
     expected = oracle.golden(name)["tensors"][precision]
@@ -112,10 +171,20 @@ def equal_tensors(name: str, precision: str, model: Path) -> int:
 
 
 def main() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    _write("parity", table())
+    try:
+        interpreter = find_interpreter()
+    except StowageError as error:
+        print(f"quantised types are left as they are: {error}")
+        return
+    _write("quantized", quantized_table(interpreter))
+
+
+def _write(mark: str, lines: str) -> None:
+    """Put `lines` between the two comments that say `mark`."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
+    DOCUMENT.write_text(f"{before}{begin}\n{lines}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
