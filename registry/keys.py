@@ -6,7 +6,7 @@
     blobs/<algorithm>/<aa>/<hex>                      record: which data object holds the blob
     repos/<name>/_blobs/<algorithm>/<hex>             link: this repository may serve the blob
     repos/<name>/_manifests/<algorithm>/<hex>         media type, newline, the manifest's bytes
-    repos/<name>/_tags/<tag>                          the digest the tag points at
+    repos/<name>/_tags/<tag>                          the digest the tag points at: registry.tagrecord
     repos/<name>/_referrers/<algorithm>/<subject>/<hex>   descriptor of a manifest that refers to the subject
     uploads/<id>/session                              state of an upload
     robots/<name>                                     a robot account
@@ -14,6 +14,7 @@
     events/<owner>/lease                              until when a process answers for telling them
     proxy/<name>/_mirror                              that the repository is a copy of one elsewhere, made bit by bit
     proxy/<name>/_tags/<tag>                          when its original was last asked for the tag
+    log/state, log/tile/...                           the transparency log: registry.log.state
     gc/lease                                          who collects garbage, and until when
     gc/data/<upload id>                               since when a data object has been one that no record speaks of
 

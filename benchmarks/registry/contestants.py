@@ -68,7 +68,8 @@ def ours(
     port = _port()
     config = folder / f"registry-{port}.toml"
     config.write_text(
-        f'[server]\nstorage = "{storage}"\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nredirect = {str(redirect).lower()}\n'
+        f'[server]\nstorage = "{storage}"\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\n'
+        f"redirect = {str(redirect).lower()}\n"
         '[log]\nformat = "none"\n'
     )
     command = [sys.executable, "-c", "from registry.cli import main; main()", "serve", "--config", str(config)]

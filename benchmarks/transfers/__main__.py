@@ -1,6 +1,6 @@
 """``python -m benchmarks.transfers``: whole models pulled and pushed by us and by others, in turn, from one registry.
 
-A look at everything takes a minute with ``--size 64 --rounds 1``.
+A quick look: ``--size 64 --rounds 1 --stores folder``. How it grows with size: ``--only scaling``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def main() -> None:
         places = _places(folder, stack, options.stores)
         for shards in (1, 4):
             if {"pull", "push"} & set(options.only):
-                _whole(book, options, places if shards == 1 else places[:1], folder, shards)
+                whole = places if shards == 1 else [replace(places[0], many=False)]
+                _whole(book, options, whole, folder, shards)
         if "delta" in options.only:
             model = models.make_versions(folder, options.size * _MIB)
             book.add("delta", measurements.deltas(model, places[0], options.rounds, folder))
@@ -89,9 +91,8 @@ def _places(folder: Path, stack: ExitStack, stores: list[str]) -> list[Place]:
                 return contestants.ours(place, service, 1, redirect=redirect, prefix=secrets.token_hex(8))
 
             found.append(Place(f"stowage over S3{', redirecting' * redirect}", start, pushed=not redirect))
-    for peer in peers():
-        found.append(Place(f"{peer.name} over a folder", partial(contestants.peer, peer, s3=None)))
-    return found
+    others = [Place(f"{peer.name} over a folder", partial(contestants.peer, peer, s3=None)) for peer in peers()]
+    return [*found, *others]
 
 
 def _options() -> argparse.Namespace:

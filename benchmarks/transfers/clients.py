@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,8 @@ class Puller(Protocol):
     """A program that fetches models."""
 
     name: str
+    once: bool
+    """Whether it has one turn only: it takes long, and is no rival."""
 
     def pull(self, source: str, out: Path) -> list[str]:
         """The command that brings ``HOST/NAME:TAG`` to the folder `out`."""
@@ -37,17 +40,18 @@ class Client(Puller, Protocol):
 
 
 class Stowage:
-    def __init__(self, name: str = "stowage", *pull_options: str) -> None:
-        self.name, self._pull_options = name, pull_options
+    name = "stowage"
+    once = False
 
     def pull(self, source: str, out: Path) -> list[str]:
-        return [f"{OURS}/runner", "pull", source, "--store", str(out), *self._pull_options]
+        return [f"{OURS}/runner", "pull", source, "--store", str(out)]
 
     def push(self, layout: Path, tag: str, target: str) -> list[str]:
         return [f"{OURS}/packager", "push", f"oci:{layout}:{tag}", target]
 
 
 class Skopeo:
+    once = False
     _COPY = ("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false")
 
     def __init__(self) -> None:
@@ -61,6 +65,8 @@ class Skopeo:
 
 
 class Crane:
+    once = False
+
     def __init__(self) -> None:
         self.name = f"crane {machine.version('crane', 'version')}"
 
@@ -74,25 +80,34 @@ class Crane:
 class Podman:
     """Pulls images and unpacks them into a storage of its own."""
 
+    once = True
+
     def __init__(self) -> None:
         self.name = f"podman {machine.version('podman').split()[-1]}, an image"
 
     def pull(self, source: str, out: Path) -> list[str]:
-        storage = ["--root", str(out / "root"), "--runroot", str(out / "run"), "--storage-driver", "vfs"]
         image = f"{source.rpartition(':')[0]}:image"
-        return ["podman", *storage, "--events-backend", "none", "pull", "-q", "--tls-verify=false", image]
+        return [*self._command(out), "pull", "-q", "--tls-verify=false", image]
 
     @staticmethod
-    def works() -> bool:
-        """Whether it is there and may do what it does here."""
-        probe = ["podman", "--storage-driver", "vfs", "--events-backend", "none", "info"]
-        return bool(machine.version("podman")) and subprocess.run(probe, capture_output=True).returncode == 0
+    def _command(out: Path) -> list[str]:
+        places = ["--root", str(out / "root"), "--runroot", str(out / "run"), "--storage-driver", "vfs"]
+        return ["podman", *places, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+
+    @classmethod
+    def works(cls) -> bool:
+        """Whether it is there, and runs here."""
+        if not machine.version("podman"):
+            return False
+        with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
+            return subprocess.run([*cls._command(Path(folder)), "info"], capture_output=True).returncode == 0
 
 
 class Oras:
     """The Python client, which checks no digests."""
 
     name = "oras-py, unverified"
+    once = True
     _PULL = "import sys, oras.client as c; c.OrasClient(insecure=True).pull(target=sys.argv[1], outdir=sys.argv[2])"
     _PUSH = (
         "import sys, oras.client as c; "
@@ -111,6 +126,7 @@ class Curl:
     """One curl for all blobs, four at a time as we do it. A push is only the blobs, each in one PUT."""
 
     name = "curl, unverified"
+    once = False
 
     def pull(self, source: str, out: Path) -> list[str]:
         place, _, tag = source.rpartition(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import httpx
 from benchmarks.registry.contestants import Contestant
 from benchmarks.report import Series
 from benchmarks.transfers import models
-from benchmarks.transfers.clients import Client, Podman, Puller, Skopeo, Stowage, clients
+from benchmarks.transfers.clients import Podman, Puller, Stowage, clients
 from benchmarks.transfers.cost import GIB, Costs, measure
 from benchmarks.transfers.models import OURS, Model, run
 
@@ -23,8 +23,8 @@ _CHANGES = {"note": "other metadata", "tenth": "a tenth of the tensors"}
 
 @dataclass(frozen=True)
 class Place:
-    """A registry over some storage. `start` starts it with what it stores in a folder, or in a bucket, empty; `many`
-    says that every client has its turn there, and not only those that verify and the floor; `pushed` that pushes differ
+    """A registry over some storage. `start` starts it, empty, with what it keeps in a folder; `many` says that every
+    client has its turn there, and not only those that verify, and curl for pulls; `pushed` that pushes to it differ
     from those to another place."""
 
     name: str
@@ -35,22 +35,22 @@ class Place:
 
 def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> Iterator[Series]:
     """A model from a registry to the disk."""
-    turns: list[Puller] = [*_clients(place)]
-    image = place.many and "1 file" in what and Podman.works()
+    turns: list[Puller] = [item for item in clients() if place.many or not item.once]
+    image = place.many and Podman.works()
     if image:
         models.add_image(model)
         turns.append(Podman())
     costs = Costs(f"pull of {what}, {place.name}")
     with place.start(_made(folder / "pulled")) as registry:
-        source = f"{_host(registry)}/bench/model:v1"
-        run([f"{OURS}/packager", "push", f"oci:{model.layout}:v1", source])
-        if image:
-            run([f"{OURS}/packager", "push", f"oci:{model.layout}:image", f"{_host(registry)}/bench/model:image"])
-        for _ in range(rounds):
+        target = f"{_host(registry)}/bench/model"
+        for tag in ("v1", "image") if image else ("v1",):
+            run([f"{OURS}/packager", "push", f"oci:{model.layout}:{tag}", f"{target}:{tag}"])
+        for number in range(rounds):
             for client in turns:
-                out = folder / "out"
-                costs.add(client.name, model.size, measure(client.pull(source, out)))
-                shutil.rmtree(out, ignore_errors=True)
+                if number == 0 or not client.once:
+                    out = folder / "out"
+                    costs.add(client.name, model.size, measure(client.pull(f"{target}:v1", out)))
+                    shutil.rmtree(out)
     shutil.rmtree(folder / "pulled")
     yield from costs.series
 
@@ -59,8 +59,10 @@ def pushes(model: Model, what: str, place: Place, rounds: int, folder: Path) -> 
     """A model from the disk to a registry that was started for it: skopeo remembers where blobs are, and would mount
     them from one repository to another."""
     costs = Costs(f"push of {what}, {place.name}")
-    for _ in range(rounds):
-        for client in _clients(place):
+    for number in range(rounds):
+        for client in clients():
+            if (not place.many and "unverified" in client.name) or (client.once and number):
+                continue
             with place.start(_made(folder / "pushed")) as registry:
                 command = client.push(model.layout, "v1", f"{_host(registry)}/bench/model:v1")
                 costs.add(client.name, model.size, measure(command))
@@ -69,11 +71,8 @@ def pushes(model: Model, what: str, place: Place, rounds: int, folder: Path) -> 
 
 
 def deltas(model: Model, place: Place, rounds: int, folder: Path) -> Iterator[Series]:
-    """Further versions of a model that is there: what they take in time, and how much of them travels."""
-    ours, turns = (
-        Stowage(),
-        [Stowage(), Skopeo()] if any(isinstance(item, Skopeo) for item in clients()) else [Stowage()],
-    )
+    """Further versions of a model that is there, by us: the time they take, and how much of them travels, against the
+    first version. Others move every byte of them again."""
     series = {
         (way, tag): (
             Series(f"{way} after {change}: time", "s", more_is_better=False),
@@ -82,40 +81,33 @@ def deltas(model: Model, place: Place, rounds: int, folder: Path) -> Iterator[Se
         for way in ("pull", "push")
         for tag, change in _CHANGES.items()
     }
+    client = Stowage()
     for _ in range(rounds):
-        for client in turns:
-            with place.start(_made(folder / "versions")) as registry:
-                target = f"{_host(registry)}/bench/model"
+        with place.start(_made(folder / "versions")) as registry:
+            target = f"{_host(registry)}/bench/model"
+            for way, which in (("push", "received"), ("pull", "sent")):
                 for tag in ("v1", *_CHANGES):
-                    meter = _Meter(registry, "received")
-                    cost = measure(client.push(model.layout, tag, f"{target}:latest"))
-                    _note(series, "push", tag, client, cost.seconds, meter.percent_of(model.size))
-                for tag in ("v1", *_CHANGES):
-                    run([*ours.push(model.layout, tag, f"{target}:{tag}")])
-                for tag in ("v1", *_CHANGES):
-                    meter = _Meter(registry, "sent")
-                    cost = measure(client.pull(f"{target}:{tag}", folder / "out"))
-                    _note(series, "pull", tag, client, cost.seconds, meter.percent_of(model.size))
-            shutil.rmtree(folder / "versions")
-            shutil.rmtree(folder / "out")
+                    # Pushed to one tag, which is what the next push rests on.
+                    push = client.push(model.layout, tag, f"{target}:latest")
+                    meter = _Meter(registry, which)
+                    if way == "pull":
+                        run(push)
+                        meter = _Meter(registry, which)
+                    cost = measure(push if way == "push" else client.pull(f"{target}:latest", folder / "out"))
+                    _note(series, way, tag, cost.seconds, meter.percent_of(model.size))
+        shutil.rmtree(folder / "versions")
+        shutil.rmtree(folder / "out")
     for pair in series.values():
         yield from pair
 
 
 def _note(
-    series: dict[tuple[str, str], tuple[Series, Series]],
-    way: str,
-    tag: str,
-    client: Client,
-    seconds: float,
-    share: float,
+    series: dict[tuple[str, str], tuple[Series, Series]], way: str, tag: str, seconds: float, share: float
 ) -> None:
-    """Put a version down; the first one as what everything is held against."""
+    """Put a version down; the first one as what the others are held against."""
     for change in _CHANGES if tag == "v1" else (tag,):
-        time, part = series[way, change]
-        name = f"{client.name}, the first version" if tag == "v1" else client.name
-        time.add(name, seconds)
-        part.add(name, share)
+        for item, value in zip(series[way, change], (seconds, share), strict=True):
+            item.add("the first version" if tag == "v1" else "stowage", value)
 
 
 def scaling(largest: int, rounds: int, place: Place, folder: Path) -> Iterator[Series]:
@@ -168,10 +160,6 @@ class _Meter:
         lines = httpx.get(f"{self._registry.url}/metrics", timeout=60).text.splitlines()
         name = f"stowage_registry_{self._which}_bytes_total"
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
-def _clients(place: Place) -> Sequence[Client]:
-    return [client for client in clients() if place.many or "oras" not in client.name]
 
 
 def _host(registry: Contestant) -> str:

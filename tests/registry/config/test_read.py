@@ -16,6 +16,7 @@ from registry.access.tokens import generate_key
 from registry.cli import app
 from registry.config.read import load, parse
 from registry.config.sections import Config
+from registry.log import key as log_key
 from registry.settings import Settings, effective
 from supplychain.keys import PrivateKey
 from tests.registry.secured import AUTH, RULES, TOKEN, configure, quick_hash
@@ -31,6 +32,7 @@ def example(tmp_path: Path) -> Path:
     file.write_text(EXAMPLE.read_text())
     (tmp_path / "htpasswd").write_text(f"alice:{quick_hash('x')}\n")
     generate_key(tmp_path / "token.key")
+    log_key.generate(tmp_path / "log.key", "registry.example.org/log")
     (tmp_path / "webhook.secret").write_text("x")
     (tmp_path / "hub.password").write_text("x")
     subprocess.run(
