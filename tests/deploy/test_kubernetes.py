@@ -113,6 +113,7 @@ def test_the_production_overlay_is_pinned_and_complete() -> None:
         ("PodDisruptionBudget", "registry"), ("NetworkPolicy", "registry"), ("NetworkPolicy", "runner"),
         ("Ingress", "registry"), ("ServiceMonitor", "registry"), ("PersistentVolumeClaim", "runner-cache"),
     } <= kinds  # fmt: skip
+    assert ("CronJob", "audit") in kinds
     for _, pod in pods(objects):
         for container in (*pod.get("initContainers", []), *pod["containers"]):
             assert "@sha256:" in container["image"]
