@@ -33,7 +33,12 @@ class Moved:
 
     def of(self, total: int) -> str:
         """``moved 1.2 MB of 40 GB``, where `total` is the number of bytes there are."""
-        return f"moved {size_text(self.count)} of {size_text(total)}"
+        return moved(self.count, total)
+
+
+def moved(count: int, total: int) -> str:
+    """How many of how many bytes travelled: ``moved 1.2 MB of 40 GB``."""
+    return f"moved {size_text(count)} of {size_text(total)}"
 
 
 def total_size(repository: Repository, descriptor: Descriptor) -> int:

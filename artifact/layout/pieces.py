@@ -56,7 +56,7 @@ _CHUNK_ATTEMPTS = 3
 """How often a chunk is asked for that arrives wrong."""
 
 _PROVE_BELOW = 125_000_000
-"""Bytes a second (a gigabit line) below which every chunk is checked when it arrives, which the processor hardly notices.
+"""Bytes a second (a gigabit line) below which every chunk is checked when it arrives, which costs little at that rate.
 Where they come faster, chunks are looked at only if the digest of the whole is not right."""
 
 

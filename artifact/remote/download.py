@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import urllib3
 
 from artifact.descriptor import Descriptor
-from artifact.errors import DigestMismatch, ServerError, Unreachable
+from artifact.errors import DigestMismatch, Unreachable
 from artifact.remote.transport import Response, Transport
 from artifact.source import NoRanges, Reader
 
@@ -41,8 +41,12 @@ class RemoteBlob:
         the beginning. Raises `NotFound`, and `DigestMismatch` if the registry announces another size."""
         size = self._descriptor.size
         response = self._get(f"bytes={offset}-{size - 1}" if offset else None)
+        if response.status == 206 and not _is_range(response, offset, size - offset):
+            with _finishing(response):
+                response.close()
+            response = self._get(None)
         with _finishing(response):
-            start = self._start(response, offset) if response.status == 206 else 0
+            start = offset if response.status == 206 else 0
             reader = self._reader(response, size - start)
             _skip(reader, offset - start)
             yield reader
@@ -51,13 +55,14 @@ class RemoteBlob:
 
     @contextmanager
     def range(self, start: int, length: int) -> Iterator[Reader]:
-        """The `length` bytes from `start`. Raises `NoRanges` if the registry sends the whole blob instead."""
+        """The `length` bytes from `start`. Raises `NoRanges` if the registry sends the whole blob instead, or another
+        range."""
         response = self._get(f"bytes={start}-{start + length - 1}")
         with _finishing(response):
             if response.status == 200:
-                response.close()
                 raise NoRanges(f"{self._transport.host} does not do ranges")
-            self._start(response, start)
+            if not _is_range(response, start, length):
+                raise NoRanges(f"{self._transport.host} answers a range of {self._what} with another range")
             reader = self._reader(response, length)
             yield reader
             if reader.left:
@@ -84,17 +89,18 @@ class RemoteBlob:
     def _landed(self, url: str) -> None:
         self._location = url
 
-    def _start(self, response: Response, start: int) -> int:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != start:
-            raise ServerError(f"{self._transport.host} answers a range of {self._what} with another range")
-        return start
-
     def _reader(self, response: Response, expected: int) -> _BlobReader:
         stated = response.headers.get("Content-Length")
         if stated is not None and stated.isdecimal() and int(stated) != expected:
             raise DigestMismatch(f"{self._what}: the registry sends {stated} bytes where the manifest says {expected}")
         return _BlobReader(response, expected, self._what)
+
+
+def _is_range(response: Response, start: int, length: int) -> bool:
+    """Whether an answer says that it is the `length` bytes from `start`."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    stated = response.headers.get("Content-Length", str(length))
+    return match is not None and (int(match[1]), int(match[2]) - start + 1) == (start, length) and stated == str(length)
 
 
 class _BlobReader:

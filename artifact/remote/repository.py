@@ -118,7 +118,7 @@ class RemoteRepository:
         found: set[str] = set()
         barren = 0
         url = f"{self._base}/tags/list"
-        for page in range(1, _MAX_PAGES + 1):
+        for _ in range(_MAX_PAGES):
             response = self._transport.request("GET", url, scope=self._pull, expect=(200,), what=f"tags of {self.name}")
             tags = load_json(response.data, "tag list").get("tags") or []
             if not isinstance(tags, list):
@@ -132,7 +132,7 @@ class RemoteRepository:
             if barren > _MAX_BARREN or len(found) > _MAX_TAGS:
                 break
             url = following
-        raise ServerError(f"{self.place}: the tag list has no end: given up after {page} pages, {len(found)} tags")
+        raise ServerError(f"{self.place}: the tag list has no end: given up, many pages and {len(found)} tags on")
 
     def referrers(self, subject: Digest, artifact_type: str | None = None) -> list[Descriptor]:
         """Descriptors of the manifests whose subject is `subject`, by the referrers API or the fallback tag."""

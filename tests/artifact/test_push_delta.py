@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from artifact.digest import Digest
@@ -24,9 +25,11 @@ from artifact.remote.delta import Base, base_of
 from artifact.tensorindex import Chunk, FileIndex, TensorIndex
 from artifact.tensorindex.attach import read_index
 from artifact.transfer import copy_artifact
+from artifact.weights.tensor import Tensor
 from tests.artifact.exchanges import QUIET
 from tests.artifact.test_tensorindex import SIZES, chunks_of, files
 from tests.artifact.versions import MIB, file_index, store, tensors, weights
+from tests.checkpoints.tiny import write_tiny_llama
 from tests.registry import secured
 from tests.registry.servers import RunningRegistry, StartRegistry
 
@@ -88,6 +91,43 @@ def test_only_what_changed_is_sent(server: RunningRegistry, tmp_path: Path) -> N
     assert 3 * MIB < received(server) - before < 3 * MIB + 20_000
     remote = RemoteRepository(server.host, "team/model")
     assert read_index(remote, store(tmp_path / "layout", "v2", versions[2])) is not None
+
+
+def test_what_is_packed_into_a_registry_rests_on_the_version_there(
+    registry_server: StartRegistry, tmp_path: Path
+) -> None:
+    """The same tag; then another repository, which --delta-from names; sizes equal and not."""
+    server = registry_server(tmp_path / "storage")
+    folder = write_tiny_llama(tmp_path / "model", hidden=768, intermediate=2048, heads=8, kv_heads=4, layers=1)
+    file = folder / "model.safetensors"
+    moved, found = [], []
+    for target, options in (
+        ("team/model:BF16-safetensors", ()),
+        ("team/model:BF16-safetensors", ()),
+        ("team/other", ("--delta-from", f"{server.host}/team/model:BF16-safetensors")),
+    ):
+        before = received(server)
+        command = [sys.executable, "-c", "from packager.cli import main; main()", "pack", str(folder)]
+        done = subprocess.run([*command, f"{server.host}/{target}", "--push", *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"moved \S+ [kM]?B of 1\d MB", done.stderr), done.stderr
+        moved.append(received(server) - before)
+        found.append(done.stdout.rpartition("@")[2].strip())
+        assert pulled(server.host, target.partition(":")[0], file.read_bytes())
+        data = file.read_bytes()
+        # Another tensor, in a file of the same size; then all of them elsewhere in the file.
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if len(moved) == 1 else noted(data))
+    assert moved[0] > 12 * MIB
+    assert moved[1] < 4 * MIB
+    assert moved[2] < 4 * MIB
+    assert len(set(found)) == 3
+
+
+def noted(data: bytes) -> bytes:
+    """A safetensors file with more metadata, which moves all tensors."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({**json.loads(data[8:end]), "__metadata__": {"format": "pt", "note": "a longer one"}}).encode()
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def test_a_base_in_another_repository(registry_server: StartRegistry, tmp_path: Path) -> None:
@@ -168,10 +208,36 @@ def test_models_without_an_index_are_sent_whole(registry_server: StartRegistry, 
         assert pulled(server.host, "m", versions[number])
 
 
-@given(files(), st.lists(files(), max_size=2), st.integers(0, 40))
-@settings(max_examples=200, deadline=None)
-def test_pieces_make_the_file(new: tuple, old: list[tuple], least: int) -> None:
+@st.composite
+def versions(draw: st.DrawFn) -> tuple[tuple, list[tuple]]:
+    """A file, and others with tensors of it: fewer, changed, in other places, with other gaps between them."""
+    data, listed = new = draw(files())
+    old = []
+    for _ in range(draw(st.integers(0, 2))):
+        out, tensors = bytearray(draw(st.binary(max_size=40))), []
+        for tensor in listed:
+            content = data[tensor.offset : tensor.offset + tensor.length]
+            if draw(st.integers(0, 4)) == 0:
+                content = draw(st.binary(min_size=tensor.length, max_size=tensor.length))
+            tensors.append(replace(tensor, offset=len(out)))
+            out += content + bytes(draw(st.sampled_from([0, 0, 1, 30])))
+        old.append((bytes(out), tensors))
+    return new, old
+
+
+def gapped(gap: int) -> tuple[bytes, list[Tensor]]:
+    """Two tensors with zeros between them."""
+    data = bytes(range(1, 25)) + bytes(gap) + bytes(range(100))
+    return data, [Tensor("a", "U8", (24,), 0, 24), Tensor("b", "U8", (100,), 24 + gap, 100)]
+
+
+@given(versions(), st.integers(0, 40))
+@example((gapped(36), [gapped(0)]), 0)
+@example((gapped(36), [gapped(36)]), 0)
+@settings(max_examples=300, deadline=None)
+def test_pieces_make_the_file(content: tuple, least: int) -> None:
     """Whatever the files have in common, with the zeros between tensors: the pieces put together are the new one."""
+    new, old = content
 
     def indexed(content: tuple) -> FileIndex:
         return FileIndex("m", Digest.of(content[0]), len(content[0]), content[1], chunks_of(*content))
