@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -264,12 +263,10 @@ def test_a_thousand_referrers(registry: Registry, model: Descriptor) -> None:
             return super().manifest(reference)
 
     flooded = Flooded(registry.root, registry.name)
-    started = time.monotonic()
     decision = check(flooded, model)
     assert decision.code == "too-many-signatures"
     assert len(fetched) == evidence.MAX_ITEMS
     assert len(decision.trace) <= evidence.MAX_ITEMS + 2
-    assert time.monotonic() - started < 20
     registry.legacy(signature_tag(model), simple(model))
     assert check(flooded, model).allowed
 

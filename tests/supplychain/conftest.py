@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
@@ -20,6 +21,10 @@ from artifact.source import bytes_source
 from supplychain.keys import PrivateKey, PublicKey
 from supplychain.policy import Policy
 from tests.supplychain.sigstore_services import Sigstore
+
+# How long an example takes is up to whatever else the machine does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["@sigstore/verify@3.1.1", "@sigstore/bundle@4.0.0"]

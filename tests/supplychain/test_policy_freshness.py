@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Callable
@@ -31,9 +32,10 @@ from supplychain.referrer import push_bytes
 from supplychain.refusal import Reason
 from supplychain.sign import sign
 from supplychain.statement import Statement
+from supplychain.trustroot import TrustRoot
 from supplychain.verify import verify
 from tests.supplychain.conftest import ANY_OF
-from tests.supplychain.sigstore_services import Sigstore
+from tests.supplychain.sigstore_services import Sigstore, b64
 
 Parse = Callable[..., Policy]
 REFERENCE = Reference.parse("registry.example/acme/model:v1")
@@ -76,6 +78,33 @@ def test_a_mistake_is_pointed_at(sigstore: Sigstore, tmp_path: Path, keyless: st
     with pytest.raises(InvalidInput, match=message) as error:
         Policy.load(path)
     assert f"{path}:4: " in str(error.value) or f"{path}:3: " in str(error.value)
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.text(max_size=20),
+    st.binary(max_size=99).map(b64),
+    st.just([]),
+    st.just({}),
+)
+
+
+@given(data=st.data())
+def test_a_trust_root_is_read_or_refused(sigstore_services: Sigstore, data: st.DataObject) -> None:
+    root = copy.deepcopy(sigstore_services.trusted_root())
+    at, step = root, data.draw(st.sampled_from(sorted(root)))
+    while isinstance(at[step], dict | list) and data.draw(st.booleans(), "deeper"):
+        at = at[step]
+        if not at:
+            return
+        step = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+    at[step] = data.draw(JUNK)
+    try:
+        TrustRoot.parse(json.dumps(root).encode(), "root.json")
+    except InvalidInput as error:
+        assert str(error).startswith("root.json") and "\n" not in str(error)
 
 
 def test_the_same_identity_under_two_names(sigstore: Sigstore, tmp_path: Path) -> None:
