@@ -39,7 +39,7 @@ _MARK = "UPDATE content SET walk=? WHERE place=? AND kind=? AND digest=?"
 _SCHEMA = """
 CREATE TABLE walk(number INTEGER, complete INTEGER, started REAL, scope TEXT, run INTEGER, kept INTEGER);
 CREATE TABLE content(place TEXT, kind TEXT, digest TEXT, type TEXT, data BLOB, run INTEGER, walk INTEGER,
-  PRIMARY KEY(place, kind, digest)) WITHOUT ROWID;
+  PRIMARY KEY(place, kind, digest));
 CREATE TABLE tag(place TEXT, tag TEXT, descriptor TEXT, walk INTEGER, PRIMARY KEY(place, tag)) WITHOUT ROWID;
 CREATE TABLE referrers(place TEXT, subject TEXT, listing BLOB, walk INTEGER, PRIMARY KEY(place, subject))
   WITHOUT ROWID;

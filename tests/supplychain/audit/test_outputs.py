@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,34 @@ def test_several_outputs_of_one_walk(zoo: Zoo, audit: Audit, tmp_path: Path) -> 
     assert "\x1b" not in ran.out and "\x1b" not in ran.err
 
 
-def test_json_is_json_lines(zoo: Zoo, audit: Audit) -> None:
-    ran = audit(f"{zoo.host}/{NAME}", "--json", output="prometheus=/dev/null/..", status=2)
-    assert "create it first" in ran.err
-    command = [sys.executable, "-c", "from registry.cli import main; main()", "audit", zoo.host, "--json"]
+def test_json_is_json_lines(zoo: Zoo, audit: Audit, tmp_path: Path) -> None:
+    ran = audit(zoo.host, "--json", output=f"table={tmp_path}/table")
+    records = [json.loads(line) for line in ran.out.splitlines()]
+    assert len(records) == 17 and all(record["reference"].startswith(zoo.host) for record in records)
+    assert (tmp_path / "table").read_text().startswith("STATUS")
+
+
+def test_a_bad_policy_is_told_before_anything_is_written() -> None:
+    command = [sys.executable, "-c", "from registry.cli import main; main()", "audit", "127.0.0.1:1", "--json"]
     done = subprocess.run([*command, "--policy", "/dev/null"], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout) == (2, ""), "a bad policy says so before anything is written"
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_on_a_terminal_it_shows_how_far_it_is(zoo: Zoo, policy: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", "from registry.cli import main; main()", "audit", zoo.host, "--policy", policy]
+    env = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm-256color", "COLUMNS": "240", "LINES": "50"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # so a terminal says that nobody writes to it any more
+            while data := os.read(ours, 65536):
+                said += data
+        assert process.wait(100) == 0
+    os.close(ours)
+    text = said.decode()
+    assert "\x1b[" in text and "repositories done" in text, "the line that says how far it is"
+    assert f"{NAME}:signed@" in text and "Audited" in text
