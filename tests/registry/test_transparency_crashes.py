@@ -179,10 +179,10 @@ def test_one_answer_of_the_store_is_lost(tmp_path: Path, action: str) -> None:
         tags = LoggedTags(these.sequencer(dying))  # type: ignore[arg-type]
         with suppress(StoreUnavailable):
             ACTIONS[action](tags)
-        tags._journal.finish()
+        before._journal.finish()
         ids = [entry.id for entry in these.entries()]
         assert len(set(ids)) == len(ids), fail_at
-        assert visible(store, tags) == held(these), fail_at
+        assert visible(store, before) == held(these), fail_at
         assert len(ids) <= count + (300 if "bundle" in action else 3)
         for entry in (*store.list("log/"), *store.list("repos/")):
             store.delete(entry.key)
