@@ -173,11 +173,12 @@ def scopes(method: str, url: str) -> list[str]:
     return [*([f"repository:{mount}:pull"] if mount else []), f"repository:{found[1]}:{_ACTIONS[method]}"]
 
 
-@pytest.fixture
-def secured(registry_server: StartRegistry, tmp_path: Path) -> RunningRegistry:
+@pytest.fixture(scope="module")
+def secured(session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory) -> RunningRegistry:
     """Ours, with tokens, and referrers listed under tags."""
-    config = configure(tmp_path, AUTH + TOKEN + RULES + "[referrers]\nfallback-tags = true\n")
-    return registry_server(tmp_path / "secured", "--config", str(config))
+    folder = tmp_path_factory.mktemp("harbor")
+    config = configure(folder, AUTH + TOKEN + RULES + "[referrers]\nfallback-tags = true\n")
+    return session_registries(folder / "secured", "--config", str(config))
 
 
 @pytest.fixture
@@ -228,7 +229,8 @@ def test_catalog_and_tags_by_their_links(harbor: Harbor, secured: RunningRegistr
         for number in range(5):
             push_image(client, f"many/r{number}", "v1")
             push_image(client, "many/r0", f"t{number}", bytes([number]))
-    assert harbor.pages("/v2/_catalog?n=2", "repositories") == [f"many/r{number}" for number in range(5)]
+    listed = harbor.pages("/v2/_catalog?n=2", "repositories")
+    assert [name for name in listed if name.startswith("many/")] == [f"many/r{number}" for number in range(5)]
     assert harbor.pages("/v2/many/r0/tags/list?n=2", "tags") == ["t0", "t1", "t2", "t3", "t4", "v1"]
     # Artifactory sends the Accept header of a manifest with a tag listing.
     for accept in ACCEPTS:
@@ -239,7 +241,7 @@ def test_the_token_under_its_other_name_and_basic_logins(
     harbor: Harbor, secured: RunningRegistry, registry_server: StartRegistry, tmp_path: Path
 ) -> None:
     azure = Harbor(secured.url, "alice", token_field="access_token")
-    assert azure.catalog() == []
+    assert azure.catalog() == harbor.catalog()
     azure.close()
     (tmp_path / "basic").mkdir()
     server = registry_server(tmp_path / "basic/s", "--config", str(configure(tmp_path / "basic")))

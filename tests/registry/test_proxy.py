@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -146,84 +147,89 @@ def test_a_tag_is_asked_for_again_when_its_time_is_over(
     eventually(lambda: through.get(path).status_code == 404)
 
 
-def test_one_fetch_however_many_wait(session_registries: StartRegistry, repo: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def odd() -> Iterator[Original]:
+    """An original that does as it is told."""
+    with original() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def before(
+    odd: Original, session_registries: StartRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> RunningRegistry:
+    """The cache in front of it."""
+    folder = tmp_path_factory.mktemp("proxy-odd")
+    return session_registries(folder / "storage", "--config", str(proxied(folder, odd.host)))
+
+
+def test_one_fetch_however_many_wait(odd: Original, before: RunningRegistry, repo: str) -> None:
     content = secrets.token_bytes(4 * MIB)
-    with original(content) as server:
-        server.gate.clear()
-        cache = session_registries(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
-        answers: list[bytes] = []
+    digest = odd.has(blob := Blob(content, gated_at=0))
+    answers: list[bytes] = []
 
-        def pull() -> None:
-            answers.append(httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}", timeout=120).content)
+    def pull() -> None:
+        answers.append(httpx.get(f"{before.url}/v2/up/{repo}/blobs/{digest}", timeout=120).content)
 
-        threads = [threading.Thread(target=pull) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        eventually(lambda: server.count("GET", sha256(content)) == 1)
-        server.gate.set()
-        for thread in threads:
-            thread.join()
-        assert answers == [content] * 8
-        pull()
-        assert answers[-1] == content
-        assert server.count("GET", sha256(content)) == 1
+    threads = [threading.Thread(target=pull) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: odd.ranges(digest))
+    blob.gate.set()
+    for thread in threads:
+        thread.join()
+    assert answers == [content] * 8
+    pull()
+    assert answers[-1] == content
+    assert odd.ranges(digest) == [""]
 
 
-def test_bytes_go_on_while_they_come_and_the_last_one_waits(
-    registry_server: StartRegistry, repo: str, tmp_path: Path
-) -> None:
+def test_the_last_byte_waits_for_the_digest(odd: Original, before: RunningRegistry, repo: str) -> None:
     """A wrong digest is never stored, and nobody gets a whole answer."""
     content = secrets.token_bytes(3 * MIB)
-    with original(content, said=sha256(b"something else")) as server:
-        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
-        received = b""
-        url = f"{cache.url}/v2/up/{repo}/blobs/{sha256(b'something else')}"
-        with pytest.raises(httpx.RemoteProtocolError), httpx.stream("GET", url) as answer:
-            assert answer.status_code == 200
-            for piece in answer.iter_raw():
-                received += piece
-        assert 0 < len(received) < len(content) and content.startswith(received)
-        assert not is_stored(cache, f"up/{repo}", sha256(b"something else"))
-        assert not list((Path(cache.storage) / "data").glob("*"))
-        # A small one is found out before anything is said.
-        small = httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(b'small')}")
-        assert small.status_code in (404, 502)
+    wrong = odd.has(Blob(content, gated_at=2 * MIB), sha256(secrets.token_bytes(9)))
+    there = {path.name for path in (Path(before.storage) / "data").glob("*")}
+    received = b""
+    url = f"{before.url}/v2/up/{repo}/blobs/{wrong}"
+    with pytest.raises(httpx.RemoteProtocolError), httpx.stream("GET", url) as answer:
+        assert answer.status_code == 200
+        for piece in answer.iter_raw():
+            received += piece
+            odd.blobs[wrong].gate.set()  # bytes go on while the rest is still to come
+    assert 0 < len(received) < len(content) and content.startswith(received)
+    assert not is_stored(before, f"up/{repo}", wrong)
+    assert {path.name for path in (Path(before.storage) / "data").glob("*")} <= there
+    # A blob of one byte is found out before anything is said.
+    small = odd.has(Blob(b"x"), sha256(secrets.token_bytes(9)))
+    answer = httpx.get(f"{before.url}/v2/up/{repo}/blobs/{small}")
+    assert (answer.status_code, error_code(answer)) == (502, "UNAVAILABLE")
 
 
-def test_an_original_that_breaks_off_is_asked_for_the_rest(
-    registry_server: StartRegistry, repo: str, tmp_path: Path
-) -> None:
+def test_an_original_that_breaks_off_is_asked_for_the_rest(odd: Original, before: RunningRegistry, repo: str) -> None:
     content = secrets.token_bytes(5 * MIB)
-    with original(content, breaks=[2 * MIB, MIB]) as server:
-        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
-        answer = httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}", timeout=60)
-        assert answer.content == content
-        asked = [part for method, path, part in server.asked if method == "GET" and "/blobs/" in path]
-        assert asked == ["", f"bytes={2 * MIB}-{5 * MIB - 1}", f"bytes={3 * MIB}-{5 * MIB - 1}"]
+    digest = odd.has(Blob(content, breaks=[2 * MIB, MIB]))
+    assert httpx.get(f"{before.url}/v2/up/{repo}/blobs/{digest}", timeout=60).content == content
+    assert odd.ranges(digest) == ["", f"bytes={2 * MIB}-{5 * MIB - 1}", f"bytes={3 * MIB}-{5 * MIB - 1}"]
 
 
-def test_ranges_on_a_miss(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
+def test_ranges_on_a_miss(odd: Original, before: RunningRegistry, repo: str) -> None:
     """A near one waits for the fetch; a far one goes past it; the whole is stored once."""
     content = secrets.token_bytes(24 * MIB)
-    with original(content) as server:
-        server.gate.clear()
-        server.gated_at = MIB
-        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
-        url, digest = f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}", sha256(content)
-        far = httpx.get(url, headers={"Range": f"bytes={20 * MIB}-{20 * MIB + 99}"}, timeout=60)
-        assert (far.status_code, far.content) == (206, content[20 * MIB : 20 * MIB + 100])
-        assert far.headers["content-range"] == f"bytes {20 * MIB}-{20 * MIB + 99}/{len(content)}"
-        suffix = httpx.get(url, headers={"Range": "bytes=-5"}, timeout=60)
-        assert (suffix.status_code, suffix.content) == (206, content[-5:])
-        near = httpx.get(url, headers={"Range": "bytes=10-19"}, timeout=60)
-        assert (near.status_code, near.content) == (206, content[10:20])
-        assert httpx.get(url, headers={"Range": f"bytes={len(content)}-"}).status_code == 416
-        assert not is_stored(cache, f"up/{repo}", digest)
-        server.gate.set()
-        eventually(lambda: is_stored(cache, f"up/{repo}", digest))
-        assert httpx.get(url, timeout=60).content == content
-        whole = [part for method, path, part in server.asked if (method, part) == ("GET", "") and "/blobs/" in path]
-        assert len(whole) == 1
+    digest = odd.has(blob := Blob(content, gated_at=MIB))
+    url = f"{before.url}/v2/up/{repo}/blobs/{digest}"
+    far = httpx.get(url, headers={"Range": f"bytes={20 * MIB}-{20 * MIB + 99}"}, timeout=60)
+    assert (far.status_code, far.content) == (206, content[20 * MIB : 20 * MIB + 100])
+    assert far.headers["content-range"] == f"bytes {20 * MIB}-{20 * MIB + 99}/{len(content)}"
+    suffix = httpx.get(url, headers={"Range": "bytes=-5"}, timeout=60)
+    assert (suffix.status_code, suffix.content) == (206, content[-5:])
+    near = httpx.get(url, headers={"Range": "bytes=10-19"}, timeout=60)
+    assert (near.status_code, near.content) == (206, content[10:20])
+    assert httpx.get(url, headers={"Range": f"bytes={len(content)}-"}).status_code == 416
+    assert not is_stored(before, f"up/{repo}", digest)
+    blob.gate.set()
+    eventually(lambda: is_stored(before, f"up/{repo}", digest))
+    assert httpx.get(url, timeout=60).content == content
+    assert odd.ranges(digest).count("") == 1
 
 
 def test_what_is_held_is_served_while_the_original_is_away(
@@ -316,20 +322,23 @@ def test_a_blob_that_was_deleted_is_not_restored_through_another_repository(
     assert through.get(f"/v2/{repo}/own/blobs/{digest}").status_code == 404
 
 
-def test_a_token_service_elsewhere_is_not_asked(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
+def test_a_token_service_elsewhere_is_not_asked(
+    odd: Original, registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
     """CVE-2026-33540: a realm outside the trust boundary gets neither a login nor a request."""
-    with original(b"x") as elsewhere, original(b"x", realm=f"http://{elsewhere.host}/token") as server:
-        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
+    with original(realm=f"http://{odd.host}/token") as server:
+        digest = server.has(Blob(b"x"))
+        config = proxied(tmp_path, server.host)
+        trusted = config.read_text().partition("[[")[2].replace('"up"', '"trusted"').replace("models.", "other.")
+        config.write_text(f'{config.read_text()}[[{trusted}token-hosts = ["{odd.host}"]\n')
+        cache = registry_server(tmp_path / "storage", "--config", str(config))
         answer = httpx.get(f"{cache.url}/v2/up/{repo}/manifests/v1", timeout=60)
         assert (answer.status_code, error_code(answer)) == (502, "UNAVAILABLE")
-        assert elsewhere.asked == []
+        assert not [path for _, path, _ in odd.asked if path.startswith("/token")]
         assert PASSWORDS["alice"] not in answer.text + cache.log.read_text()
         assert "names a token service elsewhere" in cache.log.read_text()
-        config = proxied(tmp_path, server.host)
-        config.write_text(config.read_text() + f'token-hosts = ["{elsewhere.host}"]\n')
-        trusting = registry_server(tmp_path / "trusting", "--config", str(config))
-        assert httpx.get(f"{trusting.url}/v2/up/{repo}/blobs/{sha256(b'x')}", timeout=60).content == b"x"
-        assert elsewhere.asked[0][1].startswith("/token")
+        assert httpx.get(f"{cache.url}/v2/trusted/{repo}/blobs/{digest}", timeout=60).content == b"x"
+        assert [path for _, path, _ in odd.asked if path.startswith("/token")]
 
 
 def test_a_login_that_is_refused_is_said_without_it(
@@ -359,7 +368,7 @@ def test_rights_hold_for_copies(
     assert httpx.get(f"{cache.url}/v2/{repo}/manifests/v1", params=ns).status_code == 401
 
 
-def test_fsck_knows_a_copy(
+def test_fsck_and_the_collector_know_a_copy(
     at: httpx.Client, upstream: RunningRegistry, registry_server: StartRegistry, repo: str, tmp_path: Path
 ) -> None:
     push_image(at, repo, "v1")
@@ -367,20 +376,23 @@ def test_fsck_knows_a_copy(
     httpx.get(f"{cache.url}/v2/up/{repo}/manifests/v1")
     done = CliRunner().invoke(app, ["fsck", "--storage", cache.storage, "--json"])
     assert json.loads(done.stdout)["findings"] == []
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["gc", "--storage", cache.storage, "--grace", "0"])
+        assert done.exit_code == 0, done.output
+    assert httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(b'layer')}").content == b"layer"
 
 
-def test_a_server_that_stops_gives_fetches_up(registry_server: StartRegistry, repo: str, tmp_path: Path) -> None:
-    content = secrets.token_bytes(6 * MIB)
-    with original(content) as server:
-        server.gate.clear()
-        server.gated_at = 2 * MIB
-        cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, server.host)))
-        with httpx.stream("GET", f"{cache.url}/v2/up/{repo}/blobs/{sha256(content)}") as answer:
-            next(answer.iter_raw())
-        cache.process.terminate()
-        time.sleep(0.2)
-        server.gate.set()
-        assert cache.process.wait(timeout=60) == 0
+def test_a_server_that_stops_gives_fetches_up(
+    odd: Original, registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    digest = odd.has(blob := Blob(secrets.token_bytes(6 * MIB), gated_at=2 * MIB))
+    cache = registry_server(tmp_path / "storage", "--config", str(proxied(tmp_path, odd.host)))
+    with httpx.stream("GET", f"{cache.url}/v2/up/{repo}/blobs/{digest}") as answer:
+        next(answer.iter_raw())
+    cache.process.terminate()
+    time.sleep(0.2)
+    blob.gate.set()
+    assert cache.process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(
@@ -412,25 +424,41 @@ def test_settings_that_are_wrong(text: str, said: str, tmp_path: Path) -> None:
     assert said in str(done.exception)
 
 
+@dataclass
+class Blob:
+    """A blob of `Original`: its bytes, and how often it breaks off after so many of them. Beyond `gated_at` bytes a
+    whole answer waits for `gate`."""
+
+    content: bytes
+    breaks: list[int] = field(default_factory=list)
+    gated_at: int | None = None
+    gate: threading.Event = field(default_factory=threading.Event)
+
+
 class Original(ThreadingHTTPServer):
-    """A registry with one blob in every repository, that can be slow, lie and break off."""
+    """A registry with the same blobs in every repository, that can be slow, lie and break off."""
 
     daemon_threads = True
 
-    def __init__(self, content: bytes, said: str | None, breaks: list[int], realm: str) -> None:
+    def __init__(self, realm: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.content, self.said, self.breaks, self.realm = content, said or sha256(content), breaks, realm
-        self.gate = threading.Event()
-        self.gate.set()
-        self.gated_at = 0
+        self.realm = realm
+        self.blobs: dict[str, Blob] = {}
         self.asked: list[tuple[str, str, str]] = []
 
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self.server_address[1]}"
 
-    def count(self, method: str, text: str) -> int:
-        return sum(1 for asked in list(self.asked) if asked[0] == method and text in asked[1])
+    def has(self, blob: Blob, digest: str | None = None) -> str:
+        """Have a blob, under its digest or another."""
+        digest = digest or sha256(blob.content)
+        self.blobs[digest] = blob
+        return digest
+
+    def ranges(self, digest: str) -> list[str]:
+        """The ranges of every GET of a blob; empty text for the whole."""
+        return [part for method, path, part in list(self.asked) if method == "GET" and path.endswith(digest)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -448,54 +476,48 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         server, part = self.server, self.headers.get("Range", "")
         server.asked.append((self.command, self.path, part))
+        blob = server.blobs.get(self.path.rpartition("/")[2])
         if self.path.startswith("/token"):
-            return self._send(200, b'{"token":"t"}')
+            return self._send(200, Blob(b'{"token":"t"}'))
         if server.realm and "Authorization" not in self.headers:
-            return self._send(401, b"", {"WWW-Authenticate": f'Bearer realm="{server.realm}",service="s"'})
-        if not self.path.endswith(server.said):
-            return self._send(404, b"{}")
-        start, end = 0, len(server.content) - 1
-        if part:
-            start, end = (int(text) for text in part.removeprefix("bytes=").split("-"))
-        data = server.content[start : end + 1]
-        headers = {"Content-Range": f"bytes {start}-{end}/{len(server.content)}"} if part else {}
-        if self.command == "GET" and server.breaks:
-            return self._send(206 if part else 200, data, headers, server.breaks.pop(0))
-        return self._send(206 if part else 200, data, headers)
+            return self._send(401, Blob(b""), {"WWW-Authenticate": f'Bearer realm="{server.realm}",service="s"'})
+        if blob is None:
+            return self._send(404, Blob(b"{}"))
+        if not part:
+            return self._send(200, blob)
+        start, end = (int(text) for text in part.removeprefix("bytes=").split("-"))
+        headers = {"Content-Range": f"bytes {start}-{end}/{len(blob.content)}"}
+        self._send(206, Blob(blob.content[start : end + 1], blob.breaks), headers)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, until: int | None = None) -> None:
+    def _send(self, status: int, blob: Blob, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+        for name, value in {**(headers or {}), "Content-Length": str(len(blob.content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        gated = self.server.gated_at
-        if status == 200 and len(body) > 1000:
-            self.wfile.write(body[: min(gated, until or gated)])
-            self.server.gate.wait(60)
-            body = body[gated:] if until is None else body[gated:until]
-        elif until is not None:
-            body = body[:until]
+        end = blob.breaks.pop(0) if blob.breaks else len(blob.content)
+        self.close_connection = end < len(blob.content)
+        first = end if blob.gated_at is None else min(blob.gated_at, end)
         try:
-            self.wfile.write(body)
+            self.wfile.write(blob.content[:first])
+            if blob.gated_at is not None:
+                blob.gate.wait(60)
+            self.wfile.write(blob.content[first:end])
         except OSError:
-            self.close_connection = True
-        if until is not None:
             self.close_connection = True
 
 
 @contextmanager
-def original(
-    content: bytes, said: str | None = None, breaks: list[int] | None = None, realm: str = ""
-) -> Iterator[Original]:
-    server = Original(content, said, breaks or [], realm)
+def original(realm: str = "") -> Iterator[Original]:
+    server = Original(realm)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield server
     finally:
-        server.gate.set()
+        for blob in server.blobs.values():
+            blob.gate.set()
         server.shutdown()
         server.server_close()
         thread.join()
