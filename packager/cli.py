@@ -14,9 +14,11 @@ from rich.console import Console
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, InvalidInput
 from artifact.locate import base_at, local_repository, open_repository, resolve
-from artifact.moved import Moved, total_size
+from artifact.moved import Moved, moved, total_size
 from artifact.reference import Reference, is_host
+from artifact.remote import RemoteRepository
 from artifact.remote.credentials import Credentials
+from artifact.remote.delta import DeltaTarget
 from artifact.remote.transport import Transport
 from artifact.repository import Repository
 from artifact.terminal import VersionOption, note, print_json, progress_bars, run
@@ -169,6 +171,7 @@ def pack_command(
         str, typer.Option(metavar="URI", envvar="STOWAGE_BUILDER", help="Who builds, as the provenance says.")
     ] = BUILDER,
     allow: Annotated[list[str] | None, typer.Option(metavar="FINDING", help="Pack despite this finding.")] = None,
+    delta_from: DeltaFrom = None,
     plain_http: PlainHttp = False,
 ) -> None:
     """Pack a checkpoint into an artifact. The last line is NAME:TAG@DIGEST.
@@ -182,6 +185,9 @@ def pack_command(
         production=Production(imatrix, quantizer, converter.value, converter_path, size_of(split_max_size)),
     )  # fmt: skip
     check_uri(builder, "--builder")
+    if delta_from is not None and not push:
+        raise InvalidInput("--delta-from is for --push: what is packed locally travels nowhere")
+    earlier = base_at(delta_from, plain_http=plain_http)
     signs = sign_key or sign_keyless or trust_config
     key = signer(sign_key, sign_keyless, trust_config, identity_token) if signs else None
     checkpoint = open_source(source, file_filter or (), plain_http=plain_http)
@@ -191,14 +197,19 @@ def pack_command(
     _tell(checkpoint, options, target.tag)
     here = not push and target.host is not None
     repository = local_repository(target) if here else open_repository(target, plain_http=plain_http)
+    delta = None
+    if isinstance(repository, RemoteRepository) and not converts(checkpoint, options):
+        delta = DeltaTarget(repository, earlier)
     packing = Packing(checkpoint, options, file_filter or (), builder)
     with progress_bars() as progress, packing.hashing_sources(progress, key is not None) as sources:
-        descriptor, tag = pack(checkpoint, repository, target.tag, options, progress, sources)
+        descriptor, tag = pack(checkpoint, delta or repository, target.tag, options, progress, sources)
         packing = packing.with_sources(sources)
     if key is not None:
         attest_pack(repository, descriptor, packing, key)
         sign(repository, descriptor, key, created=options.created)
         note(f"attested and signed with {named(key)}")
+    if delta is not None:
+        note(moved(delta.moved, total_size(repository, descriptor)))
     if target.host is not None and not push:
         note(f"kept in the local store: packager push {target.with_tag(tag)} sends it")
     _print_result(target.with_tag(tag), descriptor)
@@ -262,12 +273,12 @@ def push_command(
     tag = target_reference.tag or source_reference.tag
     base = base_at(delta_from, plain_http=plain_http)
     with progress_bars() as progress:
-        moved = Moved(progress)
-        named = Named(moved, paths_of(source, descriptor))
+        counted = Moved(progress)
+        files = Named(counted, paths_of(source, descriptor))
         if tag and (sibling := sibling_of(source, descriptor)):
-            copy_artifact(source, target, sibling, tag=tag + SUFFIX, progress=named)
-        copy_artifact(source, target, descriptor.digest, tag=tag, progress=named, referrers=all_referrers, base=base)
-    note(moved.of(total_size(source, descriptor)))
+            copy_artifact(source, target, sibling, tag=tag + SUFFIX, progress=files)
+        copy_artifact(source, target, descriptor.digest, tag=tag, progress=files, referrers=all_referrers, base=base)
+    note(counted.of(total_size(source, descriptor)))
     _print_result(target_reference.with_tag(tag), descriptor)
 
 

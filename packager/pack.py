@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import InvalidInput
+from artifact.errors import InvalidInput, ServerError, Unauthorized
 from artifact.modelconfig import ModelConfig
 from artifact.progress import Progress, Quiet
 from artifact.source import bytes_source
 from artifact.tensorindex import TensorIndex
 from artifact.tensorindex.attach import push_index, push_referrer
+from artifact.terminal import note
 from artifact.weights.precision import Facts, disagreement
 from packager import ollama
 from packager.checkpoint import ADAPTER_SUFFIX, Checkpoint
@@ -167,8 +168,16 @@ def pack(
             )
         repository.push_blob(sealed.manifest.config, bytes_source(sealed.config), Quiet())
         descriptor = repository.push_manifest(sealed.raw, sealed.manifest.media_type, tag)
-        push_referrer(repository, descriptor, index)
+        _attach(repository, descriptor, index)
         return descriptor, tag
+
+
+def _attach(repository: Target, model: Descriptor, index: Descriptor) -> None:
+    """Refer from the tensor index to the model. A registry that takes no such manifests has the model all the same."""
+    try:
+        push_referrer(repository, model, index)
+    except (ServerError, Unauthorized) as error:
+        note(f"warning: the tensor index is not attached, so the registry may drop it: {error}")
 
 
 def seal(checkpoint: Checkpoint, material: Material, digests: Sequence[Digest], options: Options) -> Sealed:

@@ -13,7 +13,7 @@ import pytest
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import DigestMismatch, Malformed
+from artifact.errors import DigestMismatch, Malformed, ServerError
 from artifact.layout import LayoutRepository
 from artifact.locate import open_repository
 from artifact.manifest import Manifest
@@ -143,6 +143,22 @@ def test_inspect_shows_it(packager, tiny: Path, tmp_path: Path) -> None:
     assert card["index"] == {"digest": manifest.annotations["dev.stowage.index"], "chunks": chunks}
     assert f"{chunks} chunks" in packager("inspect", line).stdout
     assert json.loads(packager("inspect", tiny, "--json").stdout)["index"] is None
+
+
+def test_where_nothing_may_refer_to_a_model_it_is_packed_all_the_same(
+    packager, tiny: Path, tmp_path: Path, monkeypatch
+):
+    push_manifest = LayoutRepository.push_manifest
+
+    def refusing(self: LayoutRepository, raw: bytes, media_type: str, tag: str | None = None) -> Descriptor:
+        if Manifest.parse(raw, media_type).subject is not None:
+            raise ServerError("the registry takes no such manifest")
+        return push_manifest(self, raw, media_type, tag)
+
+    monkeypatch.setattr(LayoutRepository, "push_manifest", refusing)
+    result = packager("pack", tiny, f"oci:{tmp_path}/out")
+    assert result.status == 0 and "the tensor index is not attached" in result.stderr
+    assert json.loads(packager("inspect", result.last, "--json").stdout)["index"]
 
 
 def test_a_projector_is_in_it_too(packager, tmp_path: Path, tiny_gguf: Path) -> None:
