@@ -17,11 +17,13 @@ from sigstore.verify import Verifier, policy
 
 from artifact.descriptor import Descriptor
 from artifact.layout import LayoutRepository
+from artifact.locate import open_repository
 from artifact.manifest import Manifest
 from artifact.reference import Reference
 from supplychain.policy import Policy
 from supplychain.verify import verify
 from tests.checkpoints.tiny import write_tiny_llama
+from tests.registry.servers import StartRegistry
 from tests.supplychain.sigstore_services import Sigstore
 
 BIN = Path(sys.executable).parent
@@ -172,18 +174,23 @@ def test_an_attestation(
     assert verify(repository, REFERENCE, subject, rules(more=wrong)).code == "attestation-condition"
 
 
-def test_pack_signs_and_attests_in_one_go(sigstore: Sigstore, files: Path, rules: Rules) -> None:
+def test_pack_signs_and_attests_in_one_go(
+    sigstore: Sigstore, files: Path, rules: Rules, registry_server: StartRegistry
+) -> None:
+    """In a registry, as its referrers."""
     write_tiny_llama(files / "tiny")
-    command = ["pack", "tiny", f"oci:{files}/packed:v1", "--sign-keyless", "--trust-config", "config.json"]
+    place = f"{registry_server(files / 'storage').host}/acme/tiny"
+    command = ["pack", "tiny", f"{place}:v1", "--push", "--sign-keyless", "--trust-config", "config.json"]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(files), "SIGSTORE_ID_TOKEN": sigstore.issuer.token(ALICE)}
     entries = len(sigstore.rekor.leaves)
     result = subprocess.run([str(BIN / "packager"), *command], cwd=files, env=env, capture_output=True, text=True,
                             timeout=200, check=False)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(sigstore.rekor.leaves) == entries + 4
-    repository = LayoutRepository(files / "packed")
     more = ", attestations: [slsaprovenance1, cyclonedx, {type: scan, which: every, conditions: [{verdict: pass}]}]"
-    decision = verify(repository, REFERENCE, repository.resolve("v1"), rules(more=more + ", max-age: 1d"))
+    reference = Reference.parse(f"{place}:v1")
+    repository = open_repository(reference)
+    decision = verify(repository, reference, repository.resolve("v1"), rules(more=more + ", max-age: 1d"))
     assert decision.allowed, decision.reason
 
 
