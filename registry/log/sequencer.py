@@ -26,8 +26,9 @@ from supplychain.tlog.entry import Entry, TagName
 from supplychain.tlog.tiles import WIDTH, Tile, entries_of
 
 _BATCH = 256  # entries that go in at once; one request may bring more
-_ATTEMPTS = 60
-_LONGEST_PAUSE = 0.25  # seconds between attempts that others got in the way of
+_ATTEMPTS = 100
+_LONGEST_PAUSE = 0.1  # seconds
+_CONTENDED = 1.0  # seconds for which a process lets others go first, after one of them did
 _TICK = 5.0  # seconds between two looks for moves that a dead process has left
 ABANDONED = 10.0
 """Seconds after which a move in progress is finished by any process that sees it."""
@@ -93,6 +94,8 @@ class Sequencer:
         self._known: tuple[State, str] | None = None  # a state that was decided, with its ETag
         self._applied: set[int] = set()
         self._largest = 0
+        self._pace = 0.0  # seconds that the last replacement of the state took
+        self._polite = 0.0  # until when others write too, by the monotonic clock
         self._ending = threading.Event()
 
     # What the log is.
@@ -162,6 +165,9 @@ class Sequencer:
         return waiting.first
 
     def _write_for_all(self) -> None:
+        if time.monotonic() < self._polite:
+            # Who has just written knows the state, and would always be faster than those who have to read it.
+            time.sleep(random.uniform(0, self._pace))  # noqa: S311
         with self._mutex:
             batch, count = list[_Waiting](), 0
             while self._queue and (not batch or count + len(self._queue[0].drafts) <= _BATCH):
@@ -182,19 +188,21 @@ class Sequencer:
         with self._mutex:
             known = self._known
         state, etag = known if known is not None else self._load()
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             live = self._fresh(batch, state)
             if not live:
                 return
             after = self._after(state, live)
             try:
+                began = time.monotonic()
                 etag = self.store.put(STATE, after.to_bytes(self.key.state_seal), if_match=etag)
+                self._pace = min(time.monotonic() - began, _LONGEST_PAUSE)
                 with self._mutex:
                     self._learn(after, etag)
             except (Conflict, StoreUnavailable):
+                self._polite = time.monotonic() + _CONTENDED
                 state, etag, before = *self._load(), state.size
                 if not self._holds(state, before, live[0].raw[0]):
-                    time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.002 * 2**attempt)))  # noqa: S311
                     continue
             for item in live:
                 item.end()
