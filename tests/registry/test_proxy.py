@@ -7,9 +7,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from registry.cli import app
+from tests.registry.originals import Blob, Original, original
 from tests.registry.pushing import (
     INDEX,
     MANIFEST,
@@ -28,7 +26,7 @@ from tests.registry.pushing import (
     sha256,
 )
 from tests.registry.secured import AUTH, PASSWORDS, RULES, TOKEN, configure
-from tests.registry.servers import RunningRegistry, StartRegistry
+from tests.registry.servers import S3, RunningRegistry, StartRegistry
 
 MIB = 1024 * 1024
 
@@ -382,6 +380,21 @@ def test_fsck_and_the_collector_know_a_copy(
     assert httpx.get(f"{cache.url}/v2/up/{repo}/blobs/{sha256(b'layer')}").content == b"layer"
 
 
+@pytest.mark.s3
+def test_over_s3_what_is_held_is_redirected_to(
+    odd: Original, s3: S3, registry_server: StartRegistry, repo: str, tmp_path: Path
+) -> None:
+    content = secrets.token_bytes(17 * MIB)
+    digest = odd.has(Blob(content))
+    cache = registry_server(s3.storage(), "--config", str(proxied(tmp_path, odd.host)), env=s3.env)
+    url = f"{cache.url}/v2/up/{repo}/blobs/{digest}"
+    assert httpx.get(url, timeout=120).content == content
+    held = httpx.get(url, timeout=120)
+    assert held.status_code == 307
+    assert httpx.get(held.headers["location"], timeout=120).content == content
+    assert odd.ranges(digest) == [""]
+
+
 def test_a_server_that_stops_gives_fetches_up(
     odd: Original, registry_server: StartRegistry, repo: str, tmp_path: Path
 ) -> None:
@@ -393,131 +406,3 @@ def test_a_server_that_stops_gives_fetches_up(
     time.sleep(0.2)
     blob.gate.set()
     assert cache.process.wait(timeout=60) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[proxy]\n", "'upstreams' is missing"),
-        ('[[proxy.upstreams]]\nprefix = "Up"\nurl = "https://x.example"\n', "beginning of repository names"),
-        ('[[proxy.upstreams]]\nprefix = "up"\n', "'url' is missing"),
-        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "http://x.example.org"\n', "must be an https:// URL"),
-        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://localhost"\n', "http://"),
-        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://u:p@x.example"\n', "must be an https:// URL"),
-        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\nusername = "a"\n', "needs one of"),
-        ('[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\npassword-env = "A"\n', "without username"),
-        (
-            '[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\n'
-            '[[proxy.upstreams]]\nprefix = "up"\nurl = "https://y.example"\n',
-            "this prefix is there already",
-        ),
-        (
-            '[[proxy.upstreams]]\nprefix = "up"\nurl = "https://x.example"\nusername = "a"\n'
-            'password-env = "NOT_SET_1"\n',
-            "NOT_SET_1 holds no password",
-        ),
-    ],
-)
-def test_settings_that_are_wrong(text: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "registry.toml").write_text(text)
-    done = CliRunner().invoke(app, ["config", "check", str(tmp_path / "registry.toml")])
-    assert said in str(done.exception)
-
-
-@dataclass
-class Blob:
-    """A blob of `Original`: its bytes, and how often it breaks off after so many of them. Beyond `gated_at` bytes a
-    whole answer waits for `gate`."""
-
-    content: bytes
-    breaks: list[int] = field(default_factory=list)
-    gated_at: int | None = None
-    gate: threading.Event = field(default_factory=threading.Event)
-
-
-class Original(ThreadingHTTPServer):
-    """A registry with the same blobs in every repository, that can be slow, lie and break off."""
-
-    daemon_threads = True
-
-    def __init__(self, realm: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.realm = realm
-        self.blobs: dict[str, Blob] = {}
-        self.asked: list[tuple[str, str, str]] = []
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_address[1]}"
-
-    def has(self, blob: Blob, digest: str | None = None) -> str:
-        """Have a blob, under its digest or another."""
-        digest = digest or sha256(blob.content)
-        self.blobs[digest] = blob
-        return digest
-
-    def ranges(self, digest: str) -> list[str]:
-        """The ranges of every GET of a blob; empty text for the whole."""
-        return [part for method, path, part in list(self.asked) if method == "GET" and path.endswith(digest)]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Original
-
-    def log_message(self, *_: object) -> None: ...
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        server, part = self.server, self.headers.get("Range", "")
-        server.asked.append((self.command, self.path, part))
-        blob = server.blobs.get(self.path.rpartition("/")[2])
-        if self.path.startswith("/token"):
-            return self._send(200, Blob(b'{"token":"t"}'))
-        if server.realm and "Authorization" not in self.headers:
-            return self._send(401, Blob(b""), {"WWW-Authenticate": f'Bearer realm="{server.realm}",service="s"'})
-        if blob is None:
-            return self._send(404, Blob(b"{}"))
-        if not part:
-            return self._send(200, blob)
-        start, end = (int(text) for text in part.removeprefix("bytes=").split("-"))
-        headers = {"Content-Range": f"bytes {start}-{end}/{len(blob.content)}"}
-        self._send(206, Blob(blob.content[start : end + 1], blob.breaks), headers)
-
-    def _send(self, status: int, blob: Blob, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(blob.content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        end = blob.breaks.pop(0) if blob.breaks else len(blob.content)
-        self.close_connection = end < len(blob.content)
-        first = end if blob.gated_at is None else min(blob.gated_at, end)
-        try:
-            self.wfile.write(blob.content[:first])
-            if blob.gated_at is not None:
-                blob.gate.wait(60)
-            self.wfile.write(blob.content[first:end])
-        except OSError:
-            self.close_connection = True
-
-
-@contextmanager
-def original(realm: str = "") -> Iterator[Original]:
-    server = Original(realm)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        for blob in server.blobs.values():
-            blob.gate.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
