@@ -86,6 +86,10 @@ def page(text: str, found: dict[str, dict[str, Any]]) -> str:
     return before + "\n\n".join((*parts, _END)) + rest.partition(_END)[2]
 
 
+def _stem(path: Path) -> str:
+    return path.stem
+
+
 def main() -> None:
     """Draw what there is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
@@ -94,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = options.docs / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(options.results.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(options.results.glob("*.json"), key=_stem)}
     for old in figures.glob("*.svg"):
         if old.stem not in found:
             old.unlink()
