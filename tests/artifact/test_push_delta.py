@@ -197,6 +197,35 @@ def test_what_was_deleted_meanwhile_is_sent(registry_server: StartRegistry, tmp_
     assert pulled(server.host, "m", fresh)
 
 
+def test_a_push_that_was_cut_off_goes_on(
+    registry_server: StartRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a range: what was composed before stays, and the rest is composed too."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(composition, "MOST_BYTES", MIB)
+    server = registry_server(tmp_path / "storage")
+    fresh = weights(tensors(), "new")
+    store(tmp_path / "layout", "v1", weights(tensors()))
+    store(tmp_path / "layout", "v2", fresh)
+    send(tmp_path / "layout", "v1", RemoteRepository(server.host, "m"))
+    calls: list[int] = []
+
+    def cut(pieces: list[composition.Piece]) -> bytes:
+        calls.append(pieces[0].start)
+        if len(calls) == 6:
+            raise RuntimeError("cut off")
+        return document(pieces)
+
+    monkeypatch.setattr("artifact.remote.upload.document", cut)
+    with pytest.raises(RuntimeError, match="cut off"):
+        send(tmp_path / "layout", "v2", RemoteRepository(server.host, "m"))
+    before = received(server)
+    send(tmp_path / "layout", "v2", RemoteRepository(server.host, "m"))
+    assert received(server) - before < 20_000
+    assert calls[6] == calls[5] > 4 * MIB, "it goes on where it was"
+    assert pulled(server.host, "m", fresh)
+
+
 def test_models_without_an_index_are_sent_whole(registry_server: StartRegistry, tmp_path: Path) -> None:
     server = registry_server(tmp_path / "storage")
     versions = [weights(tensors(), note) for note in ("a", "bb", "ccc")]
