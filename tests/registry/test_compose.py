@@ -29,7 +29,7 @@ from registry.http.app import create_app
 from registry.store.s3writer import PART
 from tests.registry import secured
 from tests.registry.conftest import Backend
-from tests.registry.pushing import begin, error_code, push_blob, sha256
+from tests.registry.pushing import begin, error_code, push_blob, sha256, sha512
 from tests.registry.servers import RunningRegistry, StartRegistry
 
 MIB = 1024 * 1024
@@ -97,6 +97,18 @@ def test_ranges_must_come_where_the_upload_stands(client: httpx.Client, repo: st
         if status == 416:
             assert answer.headers["range"] == "0-3"
     finish(client, location, repo, b"23452345")
+
+
+def test_a_blob_that_goes_by_its_sha512(client: httpx.Client, repo: str) -> None:
+    digest = push_blob(client, repo, b"0123456789")
+    location = begin(client, repo, **{"digest-algorithm": "sha512"})
+    for _ in range(2):
+        assert composed(client, location, (digest, 2, 4)).status_code == 202
+    assert client.put(location, params={"digest": sha512(b"23452346")}).status_code == 400
+    location = begin(client, repo, **{"digest-algorithm": "sha512"})
+    assert composed(client, location, (digest, 2, 4), (digest, 0, 1)).status_code == 202
+    assert client.put(location, params={"digest": sha512(b"23450")}).status_code == 201
+    assert client.get(f"/v2/{repo}/blobs/{sha512(b'23450')}").content == b"23450"
 
 
 def test_the_digest_decides(client: httpx.Client, repo: str) -> None:
