@@ -14,7 +14,7 @@ from supplychain.audit.record import Attested, Record, Signature, Status, Subjec
 from supplychain.audit.vsa import SUMMARY
 from supplychain.authority import Signer
 from supplychain.bundle import Bundle
-from supplychain.decision import decide
+from supplychain.decision import Decision, decide
 from supplychain.evidence import Evidence, Item
 from supplychain.glob import Target
 from supplychain.policy import Policy
@@ -50,7 +50,8 @@ def judged(
 ) -> Record:
     """The record of the artifact `descriptor`, kept as `subject` and known to the policy as `target`. `listing` are its
     referrers."""
-    seen = _seen(policy, target, evidence)
+    decision = decide(policy, target, evidence)
+    seen = _seen(decision, policy, target, evidence)
     signatures: list[Signature] = []
     attestations: list[Attested] = []
     heard: list[Item] = []
@@ -64,7 +65,8 @@ def judged(
             if attestation.predicate_type == SUMMARY and SUMMARY not in required:
                 continue  # an earlier audit's word, which is nobody's signature
         heard.append(item)
-    decision = decide(policy, target, replace(evidence, items=tuple(heard)))
+    if len(heard) < len(evidence.items):
+        decision = decide(policy, target, replace(evidence, items=tuple(heard)))
     return Record(
         subject=subject,
         status=_status(signatures, decision.code),
@@ -79,11 +81,12 @@ def judged(
     )
 
 
-def _seen(policy: Policy, target: Target, evidence: Evidence) -> list[Step]:
+def _seen(decision: Decision, policy: Policy, target: Target, evidence: Evidence) -> list[Step]:
     """What the decision makes of each item. Of a revoked artifact it looks at none, so that is left aside here."""
-    unrevoked = replace(policy, revoked=replace(policy.revoked, digests={}))
-    trace = decide(unrevoked, target, evidence).trace
-    return [step for step in trace if step.kind in ("signature", "attestation")]
+    if decision.code is Reason.REVOKED_DIGEST:
+        unrevoked = replace(policy, revoked=replace(policy.revoked, digests={}))
+        decision = decide(unrevoked, target, evidence)
+    return [step for step in decision.trace if step.kind in ("signature", "attestation")]
 
 
 def _signature(item: Item, step: Step, evidence: Evidence, policy: Policy) -> Signature:
