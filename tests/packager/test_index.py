@@ -207,6 +207,7 @@ def test_what_is_read_for_the_index_alone_is_checked(tiny_gguf: Path, tmp_path: 
     path.write_bytes(raw)
     with pytest.raises(DigestMismatch):
         watched.result(digest, Quiet(), threading.Event())
+    watched = indexing(path)
     path.write_bytes(raw[:-100])
     with pytest.raises(Malformed):
         watched.result(digest, Quiet(), threading.Event())

@@ -141,7 +141,7 @@ def quantized_table(interpreter: Path) -> str:
                 with serving(target) as server:
                     divergence = mean(_truncated(server, *case) for case in expected)
                 cells.append(", ".join(f"{type_} {share:.0%}" for type_, share in shares[:2]))
-                cells.append(f"{divergence:.0e}".replace("e-0", "e-"))
+                cells.append(f"{divergence:.1g}")
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
