@@ -60,7 +60,7 @@ def _draw(place: Any, item: dict[str, Any]) -> None:
         place.annotate(_text(median), (median + above, number), (3, 0), textcoords="offset points", va="center")
     place.invert_yaxis()
     place.margins(x=0.18)
-    place.set_title("\n".join(textwrap.wrap(item["name"], 58)), loc="left")
+    place.set_title("\n".join(textwrap.wrap(item["name"], 44)), loc="left")
     place.set_xlabel(f"{item['unit']}, {'more' if item['more_is_better'] else 'less'} is better")
 
 
