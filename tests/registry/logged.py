@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from typer.testing import CliRunner, Result
 
+from artifact import merkle
 from artifact.digest import Digest
 from registry.cli import app
 from registry.log.key import LogKey, generate
@@ -16,6 +17,7 @@ from registry.log.state import State
 from registry.log.tags import LoggedTags
 from registry.log.tiles import LogTiles
 from registry.store.protocol import ObjectStore
+from supplychain.tlog.checkpoint import Checkpoint
 from supplychain.tlog.entry import Entry, Replay
 from supplychain.tlog.note import VerifierKey
 from tests.registry.conftest import Backend
@@ -107,3 +109,23 @@ def logged(backend: Backend, folder: Path, start: StartRegistry | None = None, m
 
 def client(server: RunningRegistry) -> httpx.Client:
     return httpx.Client(base_url=server.url, timeout=60)
+
+
+def held(these: Logged) -> dict[str, Digest]:
+    """What follows from the log."""
+    replay = these.replay()
+    assert replay.problems == []
+    return {tag: digest for (_, tag), (digest, _) in replay.tags.items()}
+
+
+def one_log(these: Logged, heads: list[Checkpoint]) -> None:
+    """Every head that anybody saw is the beginning of the log as it is."""
+    state = these.state()
+    leaves = [merkle.leaf_hash(entry.to_bytes()) for entry in these.entries()]
+    for head in {head.size: head for head in heads}.values():
+        assert merkle.root_hash(leaves[: head.size]) == head.root
+    by_size: dict[int, set[bytes]] = {}
+    for head in heads:
+        by_size.setdefault(head.size, set()).add(head.root)
+    assert all(len(roots) == 1 for roots in by_size.values())
+    assert state.checkpoint.root == merkle.root_hash(leaves)
