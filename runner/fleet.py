@@ -265,6 +265,7 @@ class Fleet:
         failure = process.failure("while serving")
         if time.monotonic() - deployment.ready_at > _STEADY:
             deployment.failures = 0
+        deployment.failure = failure  # before the process is let go: whoever it broke off waits for that
         await self._discard(deployment)
         self._failed(deployment, failure, restart=True)
 
