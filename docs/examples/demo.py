@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -268,31 +268,40 @@ def checkpoint(demo: Demo) -> str:
     return str(target)
 
 
-def main() -> int:
-    """Run the demo; 0 if every step did what it promises."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", help="a checkpoint folder or hf://ORG/NAME[@REV]; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--engine", choices=(LLAMA_CPP, VLLM), default=LLAMA_CPP, help="what serves it")
-    arguments = parser.parse_args()
+def staged(show: Callable[[Demo, ExitStack], None], done: str) -> int:
+    """Give `show` a folder and a stack, both gone at the end however it comes; 0 and `done` on the screen if every step
+    did what it promises."""
     began = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(Terminated())
         folder = Path(tempfile.mkdtemp(prefix="stowage-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        demo = Demo(folder)
         try:
-            if arguments.engine == VLLM:
-                install_vllm(demo)
-            source = arguments.source or checkpoint(demo)
-            tour(demo, source, None if arguments.source else ANSWER, arguments.engine)
+            show(Demo(folder), stack)
         except DemoFailed as failure:
             print(f"{_RED}demo failed: {failure}{_END}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\ninterrupted: everything is stopped and removed", file=sys.stderr)
             return 130
-    print(f"\n{_GREEN}The whole chain works: {time.monotonic() - began:.0f} s.{_END}")
+    print(f"\n{_GREEN}{done}: {time.monotonic() - began:.0f} s.{_END}")
     return 0
+
+
+def main() -> int:
+    """Run the demo; 0 if every step did what it promises."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", help="a checkpoint folder or hf://ORG/NAME[@REV]; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--engine", choices=(LLAMA_CPP, VLLM), default=LLAMA_CPP, help="what serves it")
+    arguments = parser.parse_args()
+
+    def show(demo: Demo, _stack: ExitStack) -> None:
+        if arguments.engine == VLLM:
+            install_vllm(demo)
+        source = arguments.source or checkpoint(demo)
+        tour(demo, source, None if arguments.source else ANSWER, arguments.engine)
+
+    return staged(show, "The whole chain works")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import tempfile
-import time
 from contextlib import ExitStack
-from pathlib import Path
 
-from demo import ROOT, Demo, DemoFailed, Terminated, free_port
+from demo import ROOT, Demo, DemoFailed, free_port, staged
 
 OTHER = "docker-registry"
 _CONFIG = """version: 0.1
@@ -98,22 +95,11 @@ def main() -> int:
     if shutil.which(OTHER) is None:
         print(f"SKIPPED: {OTHER} is not installed, and this demo needs it (Debian: apt-get install {OTHER})")
         return 0
-    began = time.monotonic()
-    with ExitStack() as stack:
-        stack.enter_context(Terminated())
-        folder = Path(tempfile.mkdtemp(prefix="stowage-demo-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        demo = Demo(folder)
-        try:
-            tour(demo, arguments.source or small_checkpoint(demo), stack)
-        except DemoFailed as failure:
-            print(f"demo failed: {failure}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("\ninterrupted: everything is stopped and removed", file=sys.stderr)
-            return 130
-    print(f"\nThere and back again: {time.monotonic() - began:.0f} s.")
-    return 0
+
+    def show(demo: Demo, stack: ExitStack) -> None:
+        tour(demo, arguments.source or small_checkpoint(demo), stack)
+
+    return staged(show, "There and back again")
 
 
 if __name__ == "__main__":

@@ -47,14 +47,7 @@ class Signature:
     manifest: Digest | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "form": self.form,
-            "source": self.source,
-            "code": self.code,
-            "detail": self.detail,
-            "signer": self.signer,
-            "manifest": str(self.manifest) if self.manifest else None,
-        }
+        return {"form": self.form, **_found(self)}
 
 
 @dataclass(frozen=True)
@@ -69,14 +62,18 @@ class Attested:
     manifest: Digest | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "predicateType": self.predicate_type,
-            "source": self.source,
-            "code": self.code,
-            "detail": self.detail,
-            "signer": self.signer,
-            "manifest": str(self.manifest) if self.manifest else None,
-        }
+        return {"predicateType": self.predicate_type, **_found(self)}
+
+
+def _found(item: Signature | Attested) -> dict[str, Any]:
+    """What is said of both."""
+    return {
+        "source": item.source,
+        "code": item.code,
+        "detail": item.detail,
+        "signer": item.signer,
+        "manifest": str(item.manifest) if item.manifest else None,
+    }
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from artifact.descriptor import Descriptor
 from artifact.progress import Quiet
 from artifact.reference import referrers_tag
 from artifact.remote import RemoteRepository
 from artifact.source import bytes_source
-from registry.cli import app
 from supplychain.evidence import signature_tag
 from tests.peers.mirrored import Model
 from tests.peers.programs import program
 from tests.registry.pushing import EMPTY, MANIFEST, OCTETS, manifest_of
 from tests.registry.servers import StartRegistry
+from tests.registry.syncing import sync
 
 pytestmark = pytest.mark.peer
-
-
-def sync(*arguments: str, status: int = 0) -> dict[str, Any]:
-    done = CliRunner().invoke(app, ["sync", *arguments, "--json"])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == status, done.output
-    return json.loads(done.stdout)
 
 
 @pytest.fixture

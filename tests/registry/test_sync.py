@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +18,7 @@ from registry.cli import app
 from tests.registry.pushing import INDEX, descriptor, manifest_of, push_blob, push_image, put_manifest, sha256
 from tests.registry.secured import PASSWORDS, configure, docker_config
 from tests.registry.servers import RunningRegistry, StartRegistry
+from tests.registry.syncing import sync
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -42,14 +42,6 @@ def at(source: RunningRegistry) -> Iterator[httpx.Client]:
 @pytest.fixture
 def group() -> str:
     return f"g{secrets.token_hex(4)}"
-
-
-def sync(*arguments: str, status: int = 0) -> dict[str, Any]:
-    done = CliRunner().invoke(app, ["sync", *arguments, "--json"])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == status, done.output
-    return json.loads(done.stdout)
 
 
 def refer(client: httpx.Client, repo: str, subject: bytes, text: str, kind: str = "application/x.note") -> str:

@@ -112,6 +112,16 @@ def test_killed_at_every_call_to_s3(s3: S3, tmp_path: Path) -> None:
     killed_at_every_call(Backend("s3", s3.storage(), s3.env), tmp_path, "a tag moved", late=True)
 
 
+def begun(these: Logged, store: ObjectStore) -> LoggedTags:
+    """A log with two tags in it and one that was removed: what the actions act on."""
+    these.sequencer(store).create()
+    tags = these.tags(store)
+    for tag in ("old", "other", "gone"):
+        tags.point(NAME, tag, FIRST)
+    tags.delete(NAME, "gone")
+    return tags
+
+
 def killed_at_every_call(backend: Backend, tmp_path: Path, action: str, late: bool) -> None:
     """Wherever a process dies, nothing is visible that the log does not hold; the next process makes the rest of what
     the log holds visible, and the same action then ends as if nothing had happened."""
@@ -121,11 +131,7 @@ def killed_at_every_call(backend: Backend, tmp_path: Path, action: str, late: bo
         fail_at += 1
         these = logged(backend, tmp_path)
         store = backend.open()
-        these.sequencer(store).create()
-        before = these.tags(store)
-        for tag in ("old", "other", "gone"):
-            before.point(NAME, tag, FIRST)
-        before.delete(NAME, "gone")
+        begun(these, store)
         try:
             ACTIONS[action](LoggedTags(these.sequencer(Dying(store, fail_at, late))))  # type: ignore[arg-type]
             acknowledged = True
@@ -164,11 +170,7 @@ def test_one_answer_of_the_store_is_lost(tmp_path: Path, action: str) -> None:
         fail_at += 1
         these = logged(backend, tmp_path)
         store = backend.open()
-        these.sequencer(store).create()
-        before = these.tags(store)
-        for tag in ("old", "other", "gone"):
-            before.point(NAME, tag, FIRST)
-        before.delete(NAME, "gone")
+        before = begun(these, store)
         count = these.state().size
         dying = Dying(store, fail_at, late=True, once=True)
         tags = LoggedTags(these.sequencer(dying))  # type: ignore[arg-type]
