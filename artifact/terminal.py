@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as RichProgress
 
 from artifact.errors import StowageError
 from artifact.progress import Progress, Quiet
@@ -79,36 +76,10 @@ def print_json(value: Any) -> None:
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Progress bars on stderr, with bytes, rate and time left; nothing at all when stderr is not a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield Quiet()
         return
-    with RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    ) as bars:
-        yield _Bars(bars)
+    from artifact.bars import bars  # what draws takes longer to load than most commands run
 
-
-class _Bars:
-    def __init__(self, bars: RichProgress) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-
-    def begin(self, name: str, total: int) -> None:
-        self._tasks[name] = self._bars.add_task(name[:40], total=total, note="")
-
-    def advance(self, name: str, count: int) -> None:
-        if name in self._tasks:
-            self._bars.advance(self._tasks[name], count)
-
-    def finish(self, name: str, note: str = "") -> None:
-        if name not in self._tasks:
-            self.begin(name, 0)
-        task = self._bars.tasks[self._tasks[name]]
-        self._bars.update(self._tasks[name], completed=task.total, note=note)
+    with bars() as progress:
+        yield progress

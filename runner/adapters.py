@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from artifact import mediatypes
 from artifact.errors import InvalidInput, Malformed, Refused
@@ -18,7 +19,9 @@ from runner.engines.engine import AdapterFiles
 from runner.model import Model
 from runner.pull import Found, find
 from runner.store import Store
-from supplychain.policy import Policy
+
+if TYPE_CHECKING:
+    from supplychain.policy import Policy
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _CONFIG = "adapter_config.json"

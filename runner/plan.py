@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from artifact.errors import InvalidInput
 from artifact.progress import Progress
@@ -25,8 +26,10 @@ from runner.pull import Found, absolute, fetch, find
 from runner.sandbox.rules import MODES
 from runner.store import Store
 from runner.stream.streaming import Streaming, check_streamable
-from supplychain.policy import Policy
 from supplychain.usage import Use
+
+if TYPE_CHECKING:
+    from supplychain.policy import Policy
 
 POLICY_VARIABLE = "STOWAGE_POLICY"
 """The environment variable that names the policy file where ``--policy`` does not."""
@@ -178,6 +181,8 @@ def load_policy(path: Path | None) -> Policy | None:
     if stated is None:
         note("warning: no policy is stated (--policy), so nothing but digests is verified: any signer or none will do")
         return None
+    from supplychain.policy import Policy
+
     return Policy.load(stated)
 
 

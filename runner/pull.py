@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, Malformed, Refused
@@ -28,10 +28,11 @@ from runner.check import check_files
 from runner.delta import Received, index_of, local_chunks, sources
 from runner.model import Model, model_files, model_manifest
 from runner.store import Store
-from supplychain.decision import Decision
-from supplychain.policy import Policy
 from supplychain.usage import NO_CODE, Grant
-from supplychain.verify import verify
+
+if TYPE_CHECKING:
+    from supplychain.decision import Decision
+    from supplychain.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def find_in(
     model_files(manifest, None if policy is not None else source)
     decision = None
     if policy is not None:
+        from supplychain.verify import verify  # loading it takes longer than most pulls that have no policy
+
         decision = verify(origin, reference, got, policy)
         decision.enforce()
         if decision.warned:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from supplychain.attestation import Attestation
-from supplychain.authority import Authority
 from supplychain.glob import matches
 from supplychain.predicate import SCAN
 from supplychain.refusal import Reason
-from supplychain.strictyaml import Value
 from supplychain.trace import Step
+
+if TYPE_CHECKING:
+    from supplychain.attestation import Attestation
+    from supplychain.authority import Authority
+    from supplychain.strictyaml import Value
 
 TRUST_REMOTE_CODE = "trust_remote_code"
 """The one thing a rule may ``allow``: that an engine runs Python which came with the model."""

@@ -25,9 +25,11 @@ from artifact.digest import Hasher
 from artifact.errors import Unreachable
 from artifact.layout.chunks import ChunkCheck, WrongChunk
 from artifact.layout.copying import Copier, Gone
+from artifact.layout.handover import Handover
 from artifact.layout.pace import Pace
 from artifact.layout.plan import Job, Part, Way, parts, pieces, plan
 from artifact.layout.record import Record
+from artifact.layout.writeback import begin_writing
 from artifact.midstate import ResumableSha256, supported
 from artifact.progress import Progress
 from artifact.source import RangedSource
@@ -35,7 +37,11 @@ from artifact.tensorindex.format import Chunk
 from artifact.tensorindex.indexed import IndexedSource
 
 PIECE = 16 * 1024 * 1024
-"""Most bytes asked for at a time."""
+"""Most bytes of a job: what is put down as done when it is there."""
+
+_RUN = 8
+"""Most jobs that one request asks for: each request costs the server, and a connection that has much left to do at the
+end keeps the others waiting."""
 
 NEAR = 256 * 1024
 """Bytes that are asked for though they are here, where that makes one request of two."""
@@ -43,8 +49,11 @@ NEAR = 256 * 1024
 CONNECTIONS = 4
 """Most connections that one blob uses."""
 
-_BUFFER = 1024 * 1024
+_BUFFER = 512 * 1024
 """Bytes a connection reads, and the hash takes, at a time."""
+
+_HANDED = 8
+"""Buffers that may wait for the hash, which reads what else there is from the file."""
 
 _AHEAD = 32
 """Pieces that may be fetched ahead of the hash: what it reads should still be in the page cache."""
@@ -107,6 +116,8 @@ class _Transfer:
         self._suspect: Chunk | None = None
         self._began = time.monotonic()
         self._pace = Pace(CONNECTIONS)
+        self._writing = threading.Lock()  # a file takes one write at a time: who waits for it should sleep, not spin
+        self._handover = Handover(self._hashed, _HANDED, _BUFFER)
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._ended = False
@@ -140,7 +151,7 @@ class _Transfer:
             buffer = memoryview(bytearray(_BUFFER))
             for index, job in enumerate(self._jobs):
                 while self._hashed < job.end:
-                    self._hash(self._wait(index), buffer)
+                    self._take(index, buffer)
                 with self._changed:
                     self._changed.notify_all()  # to whoever may not be further ahead
                 if self._hashed - self._saved >= PIECE:
@@ -151,25 +162,36 @@ class _Transfer:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _wait(self, index: int) -> int:
-        """Wait for bytes of a job to hash; returns how far they reach. Adds a connection where one more helps."""
-        start = self._jobs[index].start
-        with self._changed:
-            while self._hashed >= (end := start + self._filled[index]):
-                if self._failure is not None:
-                    raise self._failure
-                self._changed.wait(1)
-                if self._remote and self._pace.wants_another(time.monotonic(), self._arrived):
-                    self._threads.submit(self._working, self._fetch_jobs)
-            return end
-
-    def _hash(self, end: int, buffer: memoryview) -> None:
+    def _take(self, index: int, buffer: memoryview) -> None:
+        """Wait for the next bytes, which are of a job, and hash them: as they were handed over, else from the file."""
+        handed, end = self._wait(index)
+        if handed is not None:
+            self._hasher.update(handed)
+            self._hashed += len(handed)
+            with self._changed:
+                self._handover.give_back(handed)
         while self._hashed < end:
             count = os.preadv(self._file, [buffer[: min(len(buffer), end - self._hashed)]], self._hashed)
             if not count:
                 raise OSError(errno.EIO, "the file was cut short while it was written")
             self._hasher.update(buffer[:count])
             self._hashed += count
+
+    def _wait(self, index: int) -> tuple[memoryview | None, int]:
+        """Wait for bytes of a job to hash: a buffer with them, or how far they reach in the file. Adds a connection
+        where one more helps."""
+        start = self._jobs[index].start
+        with self._changed:
+            while (handed := self._handover.take()) is None:
+                if self._hashed < (end := start + self._filled[index]):
+                    self._handover.skip_to(end)
+                    return None, end
+                if self._failure is not None:
+                    raise self._failure
+                self._changed.wait(1)
+                if self._remote and self._pace.wants_another(time.monotonic(), self._arrived):
+                    self._threads.submit(self._working, self._fetch_jobs)
+            return handed, 0
 
     def _save(self) -> None:
         """Write down what is there. Only the hashing thread does."""
@@ -190,34 +212,43 @@ class _Transfer:
                 self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _claim(self, heap: list[int]) -> int | None:
-        """The next job of those in `heap`; None when there is none, or the transfer has ended."""
+    def _claim(self, heap: list[int], most: int = 1) -> list[int]:
+        """The next jobs of those in `heap`, at most so many, each beginning where the one before ends; none when there
+        are none, or the transfer has ended."""
         with self._changed:
             while not self._ended and self._failure is None and heap:
                 if self._jobs[heap[0]].start <= self._hashed + _AHEAD * PIECE:
-                    return heapq.heappop(heap)
+                    found = [heapq.heappop(heap)]
+                    while heap and len(found) < most and self._jobs[heap[0]].start == self._jobs[found[-1]].end:
+                        found.append(heapq.heappop(heap))
+                    return found
                 self._changed.wait(1)
-            return None
+            return []
 
     def _copy_jobs(self) -> None:
         """Copy what local files hold; what they do not hold after all is asked for."""
         with Copier(self._file) as copier:
-            while (index := self._claim(self._local)) is not None:
+            while found := self._claim(self._local):
+                index = found[0]
                 job = self._jobs[index]
                 try:
                     for item in job.copies:
-                        copier.copy(item)
-                    self._there(index, job.end, copied=job.end - job.start)
+                        with self._writing:
+                            copier.copy(item)
+                    self._there([index], job.end, copied=job.end - job.start)
+                    begin_writing(self._file, job.start, job.end - job.start)
                 except Gone:
                     with self._changed:
                         self._jobs[index] = replace(job, way=Way.REMOTE, copies=())
                         heapq.heappush(self._remote, index)
                     self._threads.submit(self._working, self._fetch_jobs)
 
-    def _there(self, index: int, end: int, *, arrived: int = 0, copied: int = 0) -> None:
-        """The bytes of a job are there up to `end`."""
+    def _there(self, run: Sequence[int], end: int, *, arrived: int = 0, copied: int = 0) -> None:
+        """The bytes of jobs that follow on one another are there up to `end`."""
         with self._changed:
-            self._filled[index] = end - self._jobs[index].start
+            for index in run:
+                job = self._jobs[index]
+                self._filled[index] = max(0, min(end, job.end) - job.start)
             self._arrived += arrived
             self._reused += copied
             self._changed.notify_all()
@@ -226,27 +257,35 @@ class _Transfer:
     def _fetch_jobs(self) -> None:
         """What one connection does until nothing is left to claim."""
         buffer = memoryview(bytearray(_BUFFER))
-        while (index := self._claim(self._remote)) is not None:
-            self._fetch(index, buffer)
+        while run := self._claim(self._remote, self._most()):
+            buffer = self._fetch(run, buffer)
 
-    def _fetch(self, index: int, buffer: memoryview) -> None:
-        job, failures = self._jobs[index], 0
-        position, wrong = job.start, Counter[Chunk]()
-        check = ChunkCheck(job.chunks, position) if self._proves() else None
-        while position < job.end and not self._ended:
+    def _most(self) -> int:
+        """How many jobs the next request asks for: the first tells how fast they come, the last leave some to each
+        connection."""
+        return min(_RUN, len(self._remote) // (2 * CONNECTIONS)) if self._arrived else 1
+
+    def _fetch(self, run: Sequence[int], buffer: memoryview) -> memoryview:
+        """Ask for jobs that follow on one another, until they are there. Returns the buffer to go on with."""
+        jobs, failures = [self._jobs[index] for index in run], 0
+        position, end, wrong = jobs[0].start, jobs[-1].end, Counter[Chunk]()
+        check = ChunkCheck([chunk for job in jobs for chunk in job.chunks], position) if self._proves() else None
+        while position < end and not self._ended:
             try:
-                with self._source.range(position, job.end - position) as reader:
-                    while position < job.end and not self._ended:
-                        most = min(len(buffer), job.end - position, (check and check.room) or len(buffer))
+                with self._source.range(position, end - position) as reader:
+                    while position < end and not self._ended:
+                        most = min(len(buffer), end - position, (check and check.room) or len(buffer))
                         if not (count := reader.readinto(buffer[:most])):
                             raise Unreachable(f"{self._name}: the source ended before the blob did")
-                        write_all(self._file, buffer[:count], position)
+                        self._write(buffer[:count], position)
                         position, failures = position + count, 0
                         try:
                             if check is not None:
                                 check.update(buffer[:count])
+                            else:
+                                buffer = self._hand_over(buffer, count, position - count)
                         finally:
-                            self._there(index, check.proven if check is not None else position, arrived=count)
+                            self._there(run, check.proven if check is not None else position, arrived=count)
             except Unreachable:
                 failures += 1
                 if failures >= _ATTEMPTS:
@@ -260,7 +299,20 @@ class _Transfer:
                     position = chunk.offset
                 else:  # this or the index is wrong, which the digest of the whole will tell
                     self._suspect, check = self._suspect or chunk, None
-                    self._there(index, position)
+                    self._there(run, position)
+        return buffer
+
+    def _write(self, data: memoryview, position: int) -> None:
+        with self._writing:
+            write_all(self._file, data, position)
+        before, after = position // PIECE, (position + len(data)) // PIECE
+        if before != after:
+            begin_writing(self._file, before * PIECE, (after - before) * PIECE)
+
+    def _hand_over(self, buffer: memoryview, count: int, position: int) -> memoryview:
+        """Let the hash have what is in the file at `position`, if it can; returns the buffer to go on with."""
+        with self._changed:
+            return self._handover.offer(buffer, count, position)
 
     def _proves(self) -> bool:
         """Whether the chunks of the next job are checked when they arrive."""

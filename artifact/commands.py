@@ -1,0 +1,46 @@
+"""Command groups whose modules are loaded when one of their commands is asked for.
+
+A command that is done in a moment should not wait for what only others need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+
+
+class Commands(Mapping[str, Any]):
+    """Commands by name, each to be found in the `typer.Typer` that `places` names for it as ``MODULE:ATTRIBUTE``."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = self._places[name].partition(":")
+        found: typer.Typer = getattr(import_module(module), attribute)
+        found.rich_markup_mode = None  # as plain as the program itself
+        return typer.main.get_group(found).commands[name]
+
+
+class LazyGroup(TyperGroup):
+    """A group of `Commands`, which a program says in a class of its own: `places`."""
+
+    places: ClassVar[Mapping[str, str]]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = Commands(self.places)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, for which nothing has to be loaded."""
+        return list(self.commands)

@@ -1,0 +1,135 @@
+"""``runner pull``, ``verify``, ``list``, ``rm`` and ``inspect``: models, and the store they are in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifact.errors import NotFound, StowageError
+from artifact.reference import Reference
+from artifact.terminal import note, print_json, progress_bars
+from artifact.transfer import CONCURRENCY
+from runner import report
+from runner.model import model_files
+from runner.options import (
+    EngineCommand,
+    JsonOption,
+    OneReference,
+    PlainHttpOption,
+    PolicyOption,
+    References,
+    StoreOption,
+    StreamOption,
+    takes_wishes,
+)  # fmt: skip
+from runner.plan import Wishes, load_policy, parse_references, served_name, with_adapters
+from runner.pull import fetch, find
+from runner.state import running
+from runner.store import Store
+
+model_app = typer.Typer()
+
+
+@model_app.command("pull", epilog="Example: runner pull registry.example/team/model:4B-Q4_K_M --policy policy.yaml")
+def pull_command(
+    ref: OneReference,
+    policy: PolicyOption = None,
+    store: StoreOption = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Blobs fetched at a time.")] = CONCURRENCY,
+    no_delta: Annotated[
+        bool, typer.Option("--no-delta", help="Fetch every byte, also what other models in the store have.")
+    ] = False,
+    plain_http: PlainHttpOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a model into the store, verified; print NAME@DIGEST."""
+    place = Store(store)
+    found = find(Reference.parse(ref), place, load_policy(policy), plain_http=plain_http, local=False)
+    with progress_bars() as progress:
+        fetched = fetch(found, place, progress, concurrency=concurrency, delta=not no_delta)
+    bundle = place.bundle(found.model)
+    if as_json:
+        value = {"reference": found.pinned, "digest": str(found.model.digest), "bundle": str(bundle)}
+        moved = {"moved": fetched.moved, "size": fetched.size}
+        print_json({**value, **moved, "decision": found.decision.to_json() if found.decision else None})
+    else:
+        print(found.pinned)
+
+
+@model_app.command("verify", epilog="Example: runner verify registry.example/team/model:4B-Q4_K_M --policy policy.yaml")
+def verify_command(
+    ref: OneReference,
+    policy: Annotated[Path, typer.Option(help="The policy file.", envvar="STOWAGE_POLICY")],
+    store: StoreOption = None,
+    plain_http: PlainHttpOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Decide whether a policy allows a model; exit status 3 if it does not. Fetches no weights."""
+    from supplychain.policy import Policy  # here, like everything that only a policy needs: it takes a while to load
+    from supplychain.verify import verify
+
+    found = find(Reference.parse(ref), Store(store), None, plain_http=plain_http, source=None)
+    subject = found.origin.resolve(found.model.digest)
+    decision = verify(found.origin, found.reference, subject, Policy.load(policy))
+    if as_json:
+        print_json(decision.to_json())
+    else:
+        print(f"{'allowed' if decision.allowed else 'refused'} {decision.code.value} {found.pinned}")
+        for step in decision.trace:
+            print(report.plain(f"  {step.kind} {step.name}: {step.code.value}: {step.detail}"))
+    decision.enforce()
+    model_files(found.model.manifest, decision.grant.code)
+
+
+@model_app.command("list", epilog="Example: runner list --json")
+def list_command(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the models in the store."""
+    report.print_models(Store(store).models(), as_json=as_json)
+
+
+@model_app.command("rm", epilog="Example: runner rm registry.example/team/model:4B-Q4_K_M")
+def rm_command(refs: References, store: StoreOption = None) -> None:
+    """Remove models from the store, with the bytes nothing else needs."""
+    place = Store(store)
+    for reference in parse_references(refs):
+        descriptor = place.find(reference)
+        if descriptor is None:
+            raise NotFound(f"{reference} is not in the store (runner list shows what is)")
+        if any(model.digest == str(descriptor.digest) for run in running(place.root) for model in run.models):
+            raise StowageError(f"{reference} is being served: stop it first (runner stop {reference})")
+        note(f"removed {reference}, {report.human_bytes(place.remove(reference))} freed")
+
+
+@model_app.command("inspect", cls=EngineCommand, epilog="Example: runner inspect team/model:4B-Q4_K_M --command")
+@takes_wishes
+def inspect_command(
+    ctx: typer.Context,
+    ref: OneReference,
+    command: Annotated[bool, typer.Option("--command", help="Print only the exact engine command line.")] = False,
+    store: StoreOption = None,
+    plain_http: PlainHttpOption = False,
+    as_json: JsonOption = False,
+    stream: StreamOption = False,
+    *,
+    wishes: Wishes,
+) -> None:
+    """Show what a model is, and exactly how it would run. Fetches no weights."""
+    place, wishes = Store(store), replace(wishes, stream=stream)
+    found = find(Reference.parse(ref), place, None, plain_http=plain_http)
+    if command:
+        planned = with_adapters(found, wishes, place, None, plain_http=plain_http)
+        print_json(planned.command.to_json()) if as_json else print(planned.command)
+        return
+    try:
+        shown = with_adapters(found, wishes, place, None, plain_http=plain_http)
+    except StowageError as error:
+        if wishes.flags or wishes.driver or wishes.engine_path:
+            raise
+        note(f"note: {error}")
+        shown = None
+    name = served_name(found.reference, str(found.model.digest))
+    value = report.description(found.model, name, place.record(found.model.digest), shown)
+    print_json(value) if as_json else report.print_description(value)
