@@ -41,6 +41,7 @@ bench: $(STAMP)  ## Measure everything against others on PATH, and draw it (BENC
 	$(BIN)/python -m benchmarks.conversion
 	$(BIN)/python -m benchmarks.transfers
 	$(BIN)/python -m benchmarks.audit
+	$(BIN)/python -m benchmarks.streaming
 	$(BIN)/python -m benchmarks.plot
 
 oracle: $(STAMP)  ## Compare conversion with llama.cpp's own converter and transformers (builds .cache/oracle, needs torch)

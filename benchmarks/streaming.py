@@ -8,7 +8,6 @@ of the command to the first token of a chat completion on vLLM.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -17,28 +16,32 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 
 from benchmarks import machine, report
 from benchmarks.registry import contestants
+from benchmarks.throttle import throttled
 
 _BIN = Path(sys.executable).parent
 _RESULTS = Path(__file__).parent / "results"
 _ENGINES = Path(__file__).parents[1] / ".cache" / "engines"
 _MIB = 1024 * 1024
-_TICK = 0.01
 _FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", str(256 * _MIB), "--max-num-seqs", "4")
 
 
 def main() -> None:
     """Take what is asked for from the command line."""
     options = _options()
+    if options.engine is None:
+        print(
+            "no vLLM (runner engine install vllm --variant cpu --store .cache, or name one with --engine): "
+            "streaming is not measured"
+        )
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped
     about = machine.describe()
     first = report.Series("time to first token", "s", more_is_better=False)
@@ -46,7 +49,7 @@ def main() -> None:
         folder = Path(scratch)
         registry = stack.enter_context(contestants.ours(folder, None, 1))
         size = _publish(options, folder, registry.url.removeprefix("http://"))
-        port = stack.enter_context(_throttled(registry.url, options.rate * 1_000_000))
+        port = stack.enter_context(throttled(registry.url, options.rate * 1_000_000))
         reference = f"127.0.0.1:{port}/bench/model:v1"
         for turn in range(options.rounds):
             sides = [("stowage", ("--stream",)), ("pull, then load", ())]
@@ -76,8 +79,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scratch", help="where models and stores lie; a disk, not a tmpfs")
     options = parser.parse_args()
     options.engine = options.engine or next(iter(sorted(_ENGINES.glob("vllm-*-cpu"))), None)
-    if options.engine is None:
-        parser.error("no vLLM: runner engine install vllm --variant cpu --store .cache, or name one with --engine")
     return options
 
 
@@ -134,58 +135,6 @@ def _ask(url: str) -> None:
             ):
                 return
     raise RuntimeError("the answer had no token")
-
-
-class _Bucket:
-    """Lets `rate` bytes a second through, over all connections together."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._free = time.monotonic()
-
-    async def take(self, count: int) -> None:
-        """Return when `count` more bytes may go."""
-        now = time.monotonic()
-        self._free = max(self._free, now - _TICK) + count / self._rate
-        if self._free > now:
-            await asyncio.sleep(self._free - now)
-
-
-@contextmanager
-def _throttled(url: str, rate: int) -> Iterator[int]:
-    """A proxy before `url`, whose answers come at `rate` bytes a second; its port."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    bucket, loop, started = _Bucket(rate), asyncio.new_event_loop(), threading.Event()
-    ports: list[int] = []
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(256 * 1024):
-                if slow:
-                    await bucket.take(len(data))
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, questions = await asyncio.open_connection(host, int(port), limit=_MIB)
-        await asyncio.gather(forward(reader, questions, slow=False), forward(answers, writer, slow=True))
-
-    async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        ports.append(server.sockets[0].getsockname()[1])
-        started.set()
-
-    def turn() -> None:
-        loop.run_until_complete(run())
-        loop.run_forever()
-
-    threading.Thread(target=turn, daemon=True).start()
-    started.wait()
-    try:
-        yield ports[0]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ from artifact.layout.handover import Handover
 from artifact.layout.pace import Pace
 from artifact.layout.plan import Job, Part, Way, parts, pieces, plan
 from artifact.layout.record import Record
-from artifact.layout.writeback import begin_writing
 from artifact.midstate import ResumableSha256, supported
 from artifact.progress import Progress
 from artifact.source import RangedSource
 from artifact.tensorindex.format import Chunk
 from artifact.tensorindex.indexed import IndexedSource
+from artifact.writeback import begin_writing
 
 PIECE = 16 * 1024 * 1024
 """Most bytes of a job: what is put down as done when it is there."""

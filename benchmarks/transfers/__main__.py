@@ -27,6 +27,8 @@ from benchmarks.transfers.measurements import Place
 
 _RESULTS = Path(__file__).parents[1] / "results"
 _MIB = 1024 * 1024
+_NETWORKS = {"1 Gbit/s": 118_000_000, "200 Mbit/s": 24_000_000}
+"""Bytes a second that slower networks bring."""
 _KINDS = ("pull", "push", "delta", "scaling")
 
 
@@ -40,11 +42,14 @@ def main() -> None:
         places = _places(folder, stack, options.stores)
         for shards in (1, 4):
             if {"pull", "push"} & set(options.only):
-                whole = places if shards == 1 else [replace(places[0], many=False)]
+                fast, slow = replace(places[0], many=False), places[0].throttled(_NETWORKS["1 Gbit/s"], "1 Gbit/s")
+                whole = [*places, slow] if shards == 1 else [fast]
                 _whole(book, options, whole, folder, shards)
         if "delta" in options.only:
             model = models.make_versions(folder, options.size * _MIB)
-            book.add("delta", measurements.deltas(model, places[0], options.rounds, folder))
+            for place in [places[0], *(places[0].throttled(rate, name) for name, rate in _NETWORKS.items())]:
+                rounds = options.rounds if place is places[0] else 1
+                book.add("delta", measurements.deltas(model, place, rounds, folder))
             shutil.rmtree(model.layout)
         if "scaling" in options.only:
             book.add("scaling", measurements.scaling(options.largest, options.rounds, places[0], folder))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 
 from benchmarks.registry.contestants import Contestant
 from benchmarks.report import Series
+from benchmarks.throttle import throttled
 from benchmarks.transfers import models
 from benchmarks.transfers.clients import Podman, Puller, Stowage, clients
 from benchmarks.transfers.cost import GIB, Costs, measure
@@ -24,13 +25,23 @@ _CHANGES = {"note": "other metadata", "tenth": "a tenth of the tensors"}
 @dataclass(frozen=True)
 class Place:
     """A registry over some storage. `start` starts it, empty, with what it keeps in a folder; `many` says that every
-    client has its turn there, and not only those that verify, and curl for pulls; `pushed` that pushes to it differ
-    from those to another place."""
+    client has its turn there, and not only those that verify, and curl; `pushed` that pushes to it differ from those
+    to another place."""
 
     name: str
     start: Callable[[Path], AbstractContextManager[Contestant]]
     many: bool = False
     pushed: bool = True
+
+    def throttled(self, rate: int, name: str) -> Place:
+        """The same behind a network that brings `rate` bytes a second."""
+
+        @contextmanager
+        def start(folder: Path) -> Iterator[Contestant]:
+            with self.start(folder) as registry, throttled(registry.url, rate) as port:
+                yield replace(registry, url=f"http://127.0.0.1:{port}")
+
+        return Place(f"{self.name}, {name}", start, pushed=False)
 
 
 def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> Iterator[Series]:
@@ -61,7 +72,7 @@ def pushes(model: Model, what: str, place: Place, rounds: int, folder: Path) -> 
     costs = Costs(f"push of {what}, {place.name}")
     for number in range(rounds):
         for client in clients():
-            if (not place.many and "unverified" in client.name) or (client.once and number):
+            if client.once and (number or not place.many):
                 continue
             with place.start(_made(folder / "pushed")) as registry:
                 command = client.push(model.layout, "v1", f"{_host(registry)}/bench/model:v1")
@@ -73,19 +84,20 @@ def pushes(model: Model, what: str, place: Place, rounds: int, folder: Path) -> 
 def deltas(model: Model, place: Place, rounds: int, folder: Path) -> Iterator[Series]:
     """Further versions of a model that is there, by us: the time they take, and how much of them travels, against the
     first version. Others move every byte of them again."""
+    ways = {"push": "received", "pull": "sent"} if place.pushed else {"pull": "sent"}
     series = {
         (way, tag): (
-            Series(f"{way} after {change}: time", "s", more_is_better=False),
-            Series(f"{way} after {change}: share of the bytes that travelled", "%", more_is_better=False),
+            Series(f"{way} after {change}, {place.name}: time", "s", more_is_better=False),
+            Series(f"{way} after {change}, {place.name}: share of the bytes that travelled", "%", more_is_better=False),
         )
-        for way in ("pull", "push")
+        for way in ways
         for tag, change in _CHANGES.items()
     }
     client = Stowage()
     for _ in range(rounds):
         with place.start(_made(folder / "versions")) as registry:
             target = f"{_host(registry)}/bench/model"
-            for way, which in (("push", "received"), ("pull", "sent")):
+            for way, which in ways.items():
                 for tag in ("v1", *_CHANGES):
                     # Pushed to one tag, which is what the next push rests on.
                     push = client.push(model.layout, tag, f"{target}:latest")

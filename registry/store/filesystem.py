@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from artifact.writeback import begin_writing
 from registry.store.protocol import Conflict, Entry, Missing, Object, Stream, Unfinished, Writer, checked_key
 
 _LOCKS = 64
@@ -283,8 +284,7 @@ class _FileWriter:
                 begin = self._offset
                 yield
                 if self._offset - begin >= _WRITE_BACK:
-                    # Linux begins to write back what it is told is not needed: the sync at the end finds little to do.
-                    os.posix_fadvise(self._descriptor, begin, self._offset - begin, os.POSIX_FADV_DONTNEED)
+                    begin_writing(self._descriptor, begin, self._offset - begin)
             except OSError:
                 # A full disk: give back what this request has taken, so that there is room to record anything at all.
                 with suppress(OSError):

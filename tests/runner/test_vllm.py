@@ -112,6 +112,26 @@ def test_vllm_says_why_it_cannot_start(serve, store, engines, safetensors_refere
     assert "Traceback" not in serving.stderr().partition("its last lines")[0]
 
 
+def test_two_ranks_compile_and_load_what_still_arrives(
+    serve, store, engines, safetensors_reference, session_registries, tmp_path
+):
+    store.mkdir()
+    (store / "engines").symlink_to(engines)
+    host = session_registries(tmp_path / "registry-data").host
+    name = f"{host}/demo/tiny:{safetensors_reference.rpartition(':')[2]}"
+    packager(tmp_path / "packing", "push", safetensors_reference, name)
+    serving = serve(
+        name, "--stream", "--context-size", "256", "--sandbox", "required",
+        "--", "--tensor-parallel-size", "2", "--kv-cache-memory-bytes", str(64 * 1024 * 1024), "--max-num-seqs", "2",
+    ).wait_ready(900)  # fmt: skip
+    assert "VLLM_CPU_OMP_THREADS_BIND=nobind" in serving.stderr()
+    client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", timeout=240)
+    answer = client.completions.create(model=name, prompt="The capital", max_tokens=8, temperature=0)
+    assert answer.usage.completion_tokens == 8
+    written = call(store, "logs", name, "-n", "5000").stdout
+    assert {"rank_0_0", "rank_1_0"} <= set(re.findall(r"rank_[0-9]_[0-9]", written)), "both compiled"
+
+
 def test_an_adapter_is_asked_for_by_name_and_granted_code_runs(serve, store, engines, tmp_path):
     """One start of vLLM for both: a model whose config is its own Python, and a LoRA adapter for it."""
     make_key(tmp_path)
