@@ -46,7 +46,8 @@ def throttled(url: str, rate: int) -> Iterator[int]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, questions = await asyncio.open_connection(host, int(port), limit=_MIB)
-        await asyncio.gather(forward(reader, questions, slow=False), forward(answers, writer, slow=True))
+        with suppress(asyncio.CancelledError):  # when the proxy ends before its clients
+            await asyncio.gather(forward(reader, questions, slow=False), forward(answers, writer, slow=True))
 
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -24,7 +24,9 @@ class Cost:
 
 
 def measure(command: list[str]) -> Cost:
-    """Run a command to its end. Raises `RuntimeError` if it fails."""
+    """Run a command to its end, once what was written before is on the disk: not at this one's expense. Raises
+    `RuntimeError` if it fails."""
+    os.sync()
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -63,10 +65,8 @@ class Costs:
         ]
 
     def add(self, name: str, size: int, cost: Cost) -> None:
-        """Put down what moving `size` bytes cost, and wait until its pages are written: not at the next one's
-        expense."""
+        """Put down what moving `size` bytes cost."""
         for series, value in zip(
             self.series, (size / 1e6 / cost.seconds, cost.processor * GIB / size, cost.peak), strict=True
         ):
             series.add(name, value)
-        os.sync()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,3 +40,14 @@ def test_every_command_has_help_with_an_example(program: str) -> None:
 @pytest.mark.parametrize("program", ["packager", "registry", "runner"])
 def test_every_program_tells_its_version(program: str, run: Any) -> None:
     assert run(program, "--version").stdout == f"{program} {__version__}\n"
+
+
+def test_a_command_loads_what_it_needs_itself(tmp_path: Path) -> None:
+    """Not the gateway, the policies and the progress bars for a list of models."""
+    program = "import sys, runner.cli; sys.argv = ['runner', 'list', '--json']; runner.cli.main()"
+    environment = {**os.environ, "STOWAGE_STORE": str(tmp_path / "store")}
+    command = [sys.executable, "-X", "importtime", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "runner.store" in loaded
+    assert loaded & {"httpx", "starlette", "uvicorn", "cryptography", "rich.console", "runner.serve"} == set()
