@@ -40,10 +40,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch) as scratch, ExitStack() as stack:
         folder = Path(scratch)
         places = _places(folder, stack, options.stores)
-        for shards in (1, 4):
+        for shards in options.files:
             if {"pull", "push"} & set(options.only):
                 fast, slow = replace(places[0], many=False), places[0].throttled(_NETWORKS["1 Gbit/s"], "1 Gbit/s")
-                whole = [*places, slow] if shards == 1 else [fast]
+                whole = [*places, slow] if shards == 1 else [fast, *places[1:]]
                 _whole(book, options, whole, folder, shards)
         if "delta" in options.only:
             model = models.make_versions(folder, options.size * _MIB)
@@ -57,12 +57,12 @@ def main() -> None:
 
 def _whole(book: _Book, options: argparse.Namespace, places: list[Place], folder: Path, shards: int) -> None:
     model = models.make(folder, options.size * _MIB, shards)
-    what = f"{model.size / 1e9:.2g} GB in {shards} file{'s' * (shards > 1)}"
+    what, kind = f"{model.size / 1e9:.2g} GB in {shards} file{'s' * (shards > 1)}", "-sharded" * (shards > 1)
     for place in places:
         if "pull" in options.only:
-            book.add("pull", measurements.pulls(model, what, place, options.rounds, folder))
+            book.add(f"pull{kind}", measurements.pulls(model, what, place, options.rounds, folder))
         if "push" in options.only and place.pushed:
-            book.add("push", measurements.pushes(model, what, place, options.rounds, folder))
+            book.add(f"push{kind}", measurements.pushes(model, what, place, options.rounds, folder))
     shutil.rmtree(model.layout)
 
 
@@ -107,6 +107,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=_KINDS, default=_KINDS[:3], help="what to measure (all but scaling)"
     )
+    parser.add_argument("--files", type=int, nargs="+", choices=(1, 4), default=(1, 4), help="how many files (1 and 4)")
     parser.add_argument("--largest", type=int, default=8192, metavar="MIB", help="last size of the scaling (8192)")
     parser.add_argument("--stores", nargs="+", choices=("folder", "s3"), default=["folder", "s3"])
     parser.add_argument("--out", type=Path, default=_RESULTS, help="where the results go")
