@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -174,21 +175,30 @@ def _quantising(folder: Path, scratch: Path, rounds: int) -> Iterator[list[repor
 def _measured(
     what: str, programs: dict[str, list[str]], size: int, scratch: Path, rounds: int
 ) -> list[report.Series]:  # fmt: skip
-    """Speed by the bytes that are read, and peak memory, of each program in turn. The target is its last argument."""
+    """Speed by the bytes that are read, processor time and peak memory of each program in turn. The target is its last
+    argument."""
     speed = report.Series(what, "MB/s read")
+    processor = report.Series(f"{what}: processor time", "s", more_is_better=False)
     memory = report.Series(f"{what}: peak memory", "MiB", more_is_better=False)
     target = scratch / "target.gguf"
     for _ in range(rounds):
         for name, command in programs.items():
-            begun = time.perf_counter()
+            begun, before = time.perf_counter(), _processor()
             done = subprocess.run([*command, str(target)], capture_output=True, text=True, check=False)
             took = time.perf_counter() - begun
             if done.returncode:
                 raise SystemExit(f"{name}, {what}: {done.stderr[-2000:]}")
             speed.add(name, size / _MB / took)
+            processor.add(name, _processor() - before)
             memory.add(name, int(done.stdout.split()[-1]) / 1024)
             target.unlink()
-    return [speed, memory]
+    return [speed, processor, memory]
+
+
+def _processor() -> float:
+    """Seconds of processors that ended programs have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _copying(folder: Path, scratch: Path, rounds: int) -> report.Series:
