@@ -229,7 +229,7 @@ class _Transfer:
         """Copy what local files hold; what they do not hold after all is asked for."""
         with Copier(self._file) as copier:
             while found := self._claim(self._local):
-                index = found[0]
+                (index,) = found
                 job = self._jobs[index]
                 try:
                     for item in job.copies:

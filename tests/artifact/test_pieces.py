@@ -65,11 +65,16 @@ def pull(host: str, folder: Path) -> bytes:
     return target.blob_path(BLOB.digest).read_bytes()
 
 
+def asked_once(seen: list[Exchange]) -> None:
+    """The ranges that were asked for, each from the beginning of a piece, are together the blob, once."""
+    starts, ends = zip(*sorted(asked(item) for item in seen), strict=True)
+    assert (0, *ends) == (*starts, len(DATA)) and all(start % PIECE == 0 for start in starts)
+
+
 def test_every_byte_is_asked_for_once(serve: Serve, tmp_path: Path) -> None:
     server = serve(ranges(send))
     assert pull(server.host, tmp_path) == DATA
-    starts, ends = zip(*sorted(asked(item) for item in server.seen), strict=True)
-    assert (0, *ends) == (*starts, len(DATA)) and all(start % PIECE == 0 for start in starts)
+    asked_once(server.seen)
     requests = len(server.seen)
     assert requests < 26, "pieces that follow on one another are asked for together"
     assert not any((tmp_path / "ingest").iterdir())
@@ -175,6 +180,7 @@ def test_a_redirect_is_followed_once_for_all_pieces(serve: Serve, tmp_path: Path
     registry = serve(lambda exchange: exchange.answer(307, Location=f"http://{storage.host}/data?signature=1"))
     assert pull(registry.host, tmp_path) == DATA
     assert len(registry.seen) < 5 < len(storage.seen)
+    asked_once(storage.seen)
 
 
 def test_an_expired_redirect_is_asked_for_again(serve: Serve, tmp_path: Path) -> None:
