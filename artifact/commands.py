@@ -6,6 +6,7 @@ A command that is done in a moment should not wait for what only others need.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -26,10 +27,15 @@ class Commands(Mapping[str, Any]):
         return len(self._places)
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = self._places[name].partition(":")
-        found: typer.Typer = getattr(import_module(module), attribute)
-        found.rich_markup_mode = None  # as plain as the program itself
-        return typer.main.get_group(found).commands[name]
+        return _commands_in(self._places[name])[name]
+
+
+@cache
+def _commands_in(place: str) -> Mapping[str, Any]:
+    module, _, attribute = place.partition(":")
+    found: typer.Typer = getattr(import_module(module), attribute)
+    found.rich_markup_mode = None  # as plain as the program itself
+    return typer.main.get_group(found).commands
 
 
 class LazyGroup(TyperGroup):
