@@ -84,7 +84,8 @@ def test_a_source_that_changed_its_size_is_not_sent(serve: Serve, uploads: Uploa
     server = serve(with_delete(uploads))
     with pytest.raises(Malformed, match="changed while it was packed"):
         add(server.host, Once(data))
-    assert uploads.blobs == {} and server.seen[-1].method == "DELETE"
+    # The server may hear of the PATCH that broke off after it hears of the DELETE: they came over two connections.
+    assert uploads.blobs == {} and "DELETE" in [item.method for item in server.seen]
 
 
 def with_delete(uploads: Uploads):
