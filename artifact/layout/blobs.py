@@ -23,6 +23,7 @@ from artifact.digest import Digest, Hasher
 from artifact.errors import DigestMismatch, StorageFull, Unreachable
 from artifact.layout.chunks import wrong_parts
 from artifact.layout.files import sync_folder
+from artifact.layout.pace import Traffic
 from artifact.layout.pieces import PIECE, Brought, fetch_pieces
 from artifact.progress import Progress
 from artifact.source import NoRanges, RangedSource, Reader, Source
@@ -45,6 +46,7 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._traffic = Traffic()
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
@@ -71,7 +73,7 @@ class Blobs:
                     partial.unlink(missing_ok=True)
                     progress.finish(name, "exists")
                     return False
-                _fill(stream, descriptor, source, progress, partial)
+                _fill(stream, descriptor, source, progress, self._traffic, partial)
                 os.fchmod(stream.fileno(), 0o444)
                 os.fsync(stream.fileno())
                 partial.replace(final)
@@ -110,11 +112,13 @@ def exclusive(path: Path) -> Iterator[BinaryIO]:
                 return
 
 
-def _fill(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress, partial: Path) -> None:
+def _fill(
+    stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress, traffic: Traffic, partial: Path
+) -> None:
     """Bring the file from what it holds to the whole blob, and check it."""
-    brought = _bring(stream, descriptor, source, progress)
+    brought = _bring(stream, descriptor, source, progress, traffic)
     if brought.digest != descriptor.digest.hex and isinstance(source, IndexedSource):
-        brought = _mend(stream, descriptor, source, progress, brought)
+        brought = _mend(stream, descriptor, source, progress, traffic, brought)
     if brought.digest != descriptor.digest.hex and brought.reused:
         # What was here, or the index it was chosen by, may be what is wrong: once more, from nothing.
         note(
@@ -123,7 +127,7 @@ def _fill(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Pr
         progress.advance(str(descriptor.digest), -os.fstat(stream.fileno()).st_size)
         stream.truncate(0)
         plain = source.ranges if isinstance(source, IndexedSource) else source
-        brought = replace(_bring(stream, descriptor, plain, progress), suspect=brought.suspect)
+        brought = replace(_bring(stream, descriptor, plain, progress, traffic), suspect=brought.suspect)
     where = _where(brought.suspect, source)
     if brought.digest != descriptor.digest.hex:
         partial.unlink(missing_ok=True)
@@ -144,7 +148,12 @@ def _where(suspect: Chunk | None, source: Source) -> str:
 
 
 def _mend(
-    stream: BinaryIO, descriptor: Descriptor, source: IndexedSource, progress: Progress, brought: Brought
+    stream: BinaryIO,
+    descriptor: Descriptor,
+    source: IndexedSource,
+    progress: Progress,
+    traffic: Traffic,
+    brought: Brought,
 ) -> Brought:
     """Ask again for what is not as the index says, in a file that is not what its digest says."""
     wrong = wrong_parts(stream.fileno(), source.file)
@@ -154,17 +163,17 @@ def _mend(
     note(f"warning: {len(wrong)} parts of {descriptor.digest.short} are damaged: {size:,} bytes are fetched again")
     progress.advance(str(descriptor.digest), -descriptor.size)
     try:
-        mended = fetch_pieces(stream.fileno(), descriptor, source, progress, only=wrong)
+        mended = fetch_pieces(stream.fileno(), descriptor, source, progress, traffic, only=wrong)
     except NoRanges:
         return replace(brought, reused=descriptor.size)
     return replace(mended, reused=brought.reused, suspect=mended.suspect or brought.suspect)
 
 
-def _bring(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress) -> Brought:
+def _bring(stream: BinaryIO, descriptor: Descriptor, source: Source, progress: Progress, traffic: Traffic) -> Brought:
     """Complete the file."""
     if isinstance(source, IndexedSource) or (descriptor.size >= IN_PIECES and isinstance(source, RangedSource)):
         try:
-            return fetch_pieces(stream.fileno(), descriptor, source, progress)
+            return fetch_pieces(stream.fileno(), descriptor, source, progress, traffic)
         except NoRanges as reason:
             note(f"warning: {reason}: a broken transfer has to read again what it had, and one connection is all")
             stream.truncate(0)

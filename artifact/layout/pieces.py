@@ -26,7 +26,7 @@ from artifact.errors import Unreachable
 from artifact.layout.chunks import ChunkCheck, WrongChunk
 from artifact.layout.copying import Copier, Gone
 from artifact.layout.handover import Handover
-from artifact.layout.pace import Pace
+from artifact.layout.pace import Pace, Traffic
 from artifact.layout.plan import Job, Part, Way, parts, pieces, plan
 from artifact.layout.record import Record
 from artifact.midstate import ResumableSha256, supported
@@ -65,8 +65,8 @@ _CHUNK_ATTEMPTS = 3
 """How often a chunk is asked for that arrives wrong."""
 
 _PROVE_BELOW = 125_000_000
-"""Bytes a second (a gigabit line) below which every chunk is checked when it arrives, which costs little at that rate.
-Where they come faster, chunks are looked at only if the digest of the whole is not right."""
+"""Bytes a second (a gigabit line) of all traffic below which every chunk is checked when it arrives, which costs little
+at that rate. Where they come faster, chunks are looked at only if the digest of the whole is not right."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,20 @@ class Brought:
 
 
 def fetch_pieces(
-    file: int, blob: Descriptor, source: RangedSource, progress: Progress, only: Sequence[Part] | None = None
+    file: int,
+    blob: Descriptor,
+    source: RangedSource,
+    progress: Progress,
+    traffic: Traffic,
+    only: Sequence[Part] | None = None,
 ) -> Brought:
-    """Bring the open `file` from what it holds to the whole blob, without its record.
+    """Bring the open `file` from what it holds to the whole blob, without its record, as part of the `traffic`.
 
     With `only` the file is whole but for these parts of what its index speaks of, which are asked for.
     Raises `NoRanges`, with nothing of use in the file; what the source raises, with a record of what arrived.
     """
-    transfer = _Transfer(file, blob, source, progress, only)
-    with ThreadPoolExecutor(CONNECTIONS + 1, thread_name_prefix="fetch") as threads:
+    transfer = _Transfer(file, blob, source, progress, traffic, only)
+    with traffic.transfer(), ThreadPoolExecutor(CONNECTIONS + 1, thread_name_prefix="fetch") as threads:
         brought = transfer.run(threads)
     os.ftruncate(file, blob.size)
     return brought
@@ -98,10 +103,16 @@ class _Transfer:
     """One blob on its way. Other threads do jobs; the calling thread hashes them in order."""
 
     def __init__(
-        self, file: int, blob: Descriptor, source: RangedSource, progress: Progress, only: Sequence[Part] | None
+        self,
+        file: int,
+        blob: Descriptor,
+        source: RangedSource,
+        progress: Progress,
+        traffic: Traffic,
+        only: Sequence[Part] | None,
     ) -> None:
         self._file, self._size, self._name = file, blob.size, str(blob.digest)
-        self._source, self._progress = source, progress
+        self._source, self._progress, self._traffic = source, progress, traffic
         self._index = source.file if isinstance(source, IndexedSource) else None
         self._hashed, self._hasher = 0, blob.digest.hasher()
         record = Record.read(file, blob.size, PIECE) if only is None else Record(PIECE, 0, None, frozenset())
@@ -111,10 +122,9 @@ class _Transfer:
         self._filled = [job.end - job.start if job.way is Way.HERE else 0 for job in self._jobs]
         self._remote = [index for index, job in enumerate(self._jobs) if job.way is Way.REMOTE]  # a heap
         self._local = [index for index, job in enumerate(self._jobs) if job.way is Way.LOCAL]  # another
-        self._reused, self._arrived, self._saved = sum(self._filled), 0, self._hashed
+        self._reused, self._saved = sum(self._filled), self._hashed
         self._always_prove = only is not None
         self._suspect: Chunk | None = None
-        self._began = time.monotonic()
         self._pace = Pace(CONNECTIONS)
         self._writing = threading.Lock()  # a file takes one write at a time: who waits for it should sleep, not spin
         self._handover = Handover(self._hashed, _HANDED, _BUFFER)
@@ -189,7 +199,7 @@ class _Transfer:
                 if self._failure is not None:
                     raise self._failure
                 self._changed.wait(1)
-                if self._remote and self._pace.wants_another(time.monotonic(), self._arrived):
+                if self._remote and self._pace.wants_another(time.monotonic(), self._traffic.arrived):
                     self._threads.submit(self._working, self._fetch_jobs)
             return handed, 0
 
@@ -249,9 +259,9 @@ class _Transfer:
             for index in run:
                 job = self._jobs[index]
                 self._filled[index] = max(0, min(end, job.end) - job.start)
-            self._arrived += arrived
             self._reused += copied
             self._changed.notify_all()
+        self._traffic.add(arrived)
         self._progress.advance(self._name, arrived + copied)
 
     def _fetch_jobs(self) -> None:
@@ -263,7 +273,7 @@ class _Transfer:
     def _most(self) -> int:
         """How many jobs the next request asks for: the first tells how fast they come, the last leave some to each
         connection."""
-        return min(_RUN, len(self._remote) // (2 * CONNECTIONS)) if self._arrived else 1
+        return min(_RUN, len(self._remote) // (2 * CONNECTIONS)) if self._traffic.arrived else 1
 
     def _fetch(self, run: Sequence[int], buffer: memoryview) -> memoryview:
         """Ask for jobs that follow on one another, until they are there. Returns the buffer to go on with."""
@@ -318,7 +328,7 @@ class _Transfer:
         """Whether the chunks of the next job are checked when they arrive."""
         if self._index is None or self._suspect is not None:
             return False
-        return self._always_prove or self._arrived < _PROVE_BELOW * (time.monotonic() - self._began)
+        return self._always_prove or self._traffic.below(_PROVE_BELOW)
 
 
 def _resumed(record: Record) -> tuple[int, Hasher]:

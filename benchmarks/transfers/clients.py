@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -118,7 +119,7 @@ class Oras:
         return [sys.executable, "-c", self._PULL, source, str(out)]
 
     def push(self, layout: Path, tag: str, target: str) -> list[str]:
-        files = [str(path) for path in _blobs(layout, tag)[1:]]
+        files = [str(path) for path in blobs(layout, tag)[1:]]
         return [sys.executable, "-c", self._PUSH, target, *files]
 
 
@@ -129,20 +130,28 @@ class Curl:
     once = False
 
     def pull(self, source: str, out: Path) -> list[str]:
-        place, _, tag = source.rpartition(":")
-        host, _, name = place.partition("/")
+        out.mkdir(parents=True, exist_ok=True)
+        return self._get(source, lambda digest: out / digest.replace(":", "-"))
+
+    def read(self, source: str) -> list[str]:
+        """The command that pulls, and keeps nothing."""
+        return self._get(source, lambda _: Path("/dev/null"))
+
+    @staticmethod
+    def _get(source: str, place: Callable[[str], Path]) -> list[str]:
+        repository, _, tag = source.rpartition(":")
+        host, _, name = repository.partition("/")
         url = f"http://{host}/v2/{name}"
         manifest = httpx.get(f"{url}/manifests/{tag}", headers={"Accept": MANIFEST}, timeout=60).json()
-        out.mkdir(parents=True, exist_ok=True)
         command = ["curl", "-s", "-S", "-f", "-L", "--parallel", "--parallel-max", "4"]
         for digest in {item["digest"] for item in (manifest["config"], *manifest["layers"])}:
-            command += ["-o", str(out / digest.replace(":", "-")), f"{url}/blobs/{digest}"]
+            command += ["-o", str(place(digest)), f"{url}/blobs/{digest}"]
         return command
 
     def push(self, layout: Path, tag: str, target: str) -> list[str]:
         host, _, name = target.rpartition(":")[0].partition("/")
         command = ["curl", "-s", "-S", "-f", "--parallel", "--parallel-max", "4", "-H", "Expect:"]
-        for path in _blobs(layout, tag):
+        for path in blobs(layout, tag):
             begun = httpx.post(f"http://{host}/v2/{name}/blobs/uploads/", timeout=60)
             url = httpx.URL(f"http://{host}").join(begun.headers["location"])
             url = url.copy_add_param("digest", f"sha256:{path.name}")
@@ -160,7 +169,7 @@ def clients() -> list[Client]:
     return [*found, Oras(), Curl()]
 
 
-def _blobs(layout: Path, tag: str) -> list[Path]:
+def blobs(layout: Path, tag: str) -> list[Path]:
     """The files of a model's blobs in a layout, the config's first."""
     index = json.loads((layout / "index.json").read_text())
     reference = "org.opencontainers.image.ref.name"

@@ -6,9 +6,11 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.memory import settle
 from benchmarks.report import Series
 
 GIB = 1024**3
@@ -23,10 +25,11 @@ class Cost:
     peak: float
 
 
-def measure(command: list[str]) -> Cost:
-    """Run a command to its end, once what was written before is on the disk: not at this one's expense. Raises
-    `RuntimeError` if it fails."""
-    os.sync()
+def measure(command: list[str], first: Callable[[], None]) -> Cost:
+    """Run a command to its end, on a machine that has come to rest, once `first` has brought what it reads into page
+    cache. Raises `RuntimeError` if it fails."""
+    settle()
+    first()
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -6,15 +6,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import httpx
 
+from benchmarks.memory import read_through
 from benchmarks.registry.contestants import Contestant
 from benchmarks.report import Series
 from benchmarks.throttle import throttled
 from benchmarks.transfers import models
-from benchmarks.transfers.clients import Podman, Puller, Stowage, clients
+from benchmarks.transfers.clients import Curl, Podman, Puller, Stowage, blobs, clients
 from benchmarks.transfers.cost import GIB, Costs, measure
 from benchmarks.transfers.models import OURS, Model, run
 
@@ -32,6 +34,7 @@ class Place:
     start: Callable[[Path], AbstractContextManager[Contestant]]
     many: bool = False
     pushed: bool = True
+    near: bool = True
 
     def throttled(self, rate: int, name: str) -> Place:
         """The same behind a network that brings `rate` bytes a second."""
@@ -41,7 +44,7 @@ class Place:
             with self.start(folder) as registry, throttled(registry.url, rate) as port:
                 yield replace(registry, url=f"http://127.0.0.1:{port}")
 
-        return Place(f"{self.name}, {name}", start, pushed=False)
+        return Place(f"{self.name}, {name}", start, pushed=False, near=False)
 
 
 def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> Iterator[Series]:
@@ -60,7 +63,8 @@ def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> I
             for client in turns:
                 if number == 0 or not client.once:
                     out = folder / "out"
-                    costs.add(client.name, model.size, measure(client.pull(f"{target}:v1", out)))
+                    cost = measure(client.pull(f"{target}:v1", out), partial(_ready, place, f"{target}:v1"))
+                    costs.add(client.name, model.size, cost)
                     shutil.rmtree(out)
     shutil.rmtree(folder / "pulled")
     yield from costs.series
@@ -76,7 +80,7 @@ def pushes(model: Model, what: str, place: Place, rounds: int, folder: Path) -> 
                 continue
             with place.start(_made(folder / "pushed")) as registry:
                 command = client.push(model.layout, "v1", f"{_host(registry)}/bench/model:v1")
-                costs.add(client.name, model.size, measure(command))
+                costs.add(client.name, model.size, measure(command, partial(read_through, blobs(model.layout, "v1"))))
             shutil.rmtree(folder / "pushed")
     yield from costs.series
 
@@ -105,7 +109,9 @@ def deltas(model: Model, place: Place, rounds: int, folder: Path) -> Iterator[Se
                     if way == "pull":
                         run(push)
                         meter = _Meter(registry, which)
-                    cost = measure(push if way == "push" else client.pull(f"{target}:latest", folder / "out"))
+                    pull = client.pull(f"{target}:latest", folder / "out")
+                    files = [*blobs(model.layout, tag), *_files(folder / "versions"), *_files(folder / "out")]
+                    cost = measure(push if way == "push" else pull, partial(read_through, files))
                     _note(series, way, tag, cost.seconds, meter.percent_of(model.size))
         shutil.rmtree(folder / "versions")
         shutil.rmtree(folder / "out")
@@ -138,8 +144,9 @@ def scaling(largest: int, rounds: int, place: Place, folder: Path) -> Iterator[S
         for _ in range(rounds):
             with place.start(_made(folder / "scaled")) as registry:
                 target, client = f"{_host(registry)}/bench/model:v1", Stowage()
-                pushed = measure(client.push(model.layout, "v1", target))
-                pulled = measure(client.pull(target, folder / "out"))
+                files = blobs(model.layout, "v1")
+                pushed = measure(client.push(model.layout, "v1", target), partial(read_through, files))
+                pulled = measure(client.pull(target, folder / "out"), partial(_ready, place, target))
             shutil.rmtree(folder / "scaled")
             shutil.rmtree(folder / "out")
             for item, cost in zip((found[:3], found[3:]), (pulled, pushed), strict=True):
@@ -172,6 +179,16 @@ class _Meter:
         lines = httpx.get(f"{self._registry.url}/metrics", timeout=60).text.splitlines()
         name = f"stowage_registry_{self._which}_bytes_total"
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def _ready(place: Place, source: str) -> None:
+    """Bring what a pull asks for into the page cache."""
+    if place.near:
+        run(Curl().read(source))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _host(registry: Contestant) -> str:

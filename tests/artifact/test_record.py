@@ -1,16 +1,17 @@
-"""What is written down of a transfer under way, and when one more connection is wanted."""
+"""What is written down of a transfer under way, how fast it goes, and when one more connection is wanted."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import artifact.layout.record
-from artifact.layout.pace import Pace
+from artifact.layout.pace import Pace, Traffic
 from artifact.layout.record import Record
 
 SIZE, PIECE = 100_000, 1000
@@ -83,3 +84,24 @@ def test_nothing_is_added_before_anything_has_come() -> None:
     pace = Pace(4)
     assert not any(pace.wants_another(float(second), 0) for second in range(10))
     assert not Pace(1).wants_another(5.0, 100)
+
+
+def test_transfers_side_by_side_are_as_fast_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that four share is no slower for that: nothing is done for slow lines that costs on a fast one."""
+    now, traffic = 0.0, Traffic()
+    monkeypatch.setattr("artifact.layout.pace.time", SimpleNamespace(monotonic=lambda: now))
+    with traffic.transfer():
+        with traffic.transfer():
+            traffic.add(60)
+            traffic.add(60)
+            now = 1.0
+            assert not traffic.below(100)
+        now = 2.0
+        assert traffic.below(100)
+    now = 50.0
+    with traffic.transfer():
+        assert not traffic.below(100), "what came before counts no more, nor does the time"
+        traffic.add(60)
+        now = 51.0
+        assert traffic.below(100)
+    assert traffic.arrived == 180
