@@ -24,12 +24,14 @@ import numpy as np
 
 from artifact.errors import StowageError
 from benchmarks import machine, report
+from benchmarks.memory import read_through, settle
 from packager.quantize.interpreter import find_interpreter
 from tests.checkpoints.families import write_tiny
 from tests.packager.convert import oracle
 
 _RESULTS = Path(__file__).parent / "results"
 _MB = 1_000_000
+_WEIGHTS = "model.safetensors"
 _SHAPE = {
     "hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4,
     "vocab_size": 32000, "max_position_embeddings": 2048,
@@ -134,7 +136,7 @@ def _write(folder: Path, layers: int) -> int:
     raw = json.dumps(header).encode()
     noise = (np.random.default_rng(0).standard_normal(1 << 22).astype("<f4") / 50).view("<u4") >> 16
     block = noise.astype("<u2").tobytes()
-    with (folder / "model.safetensors").open("wb") as stream:
+    with (folder / _WEIGHTS).open("wb") as stream:
         stream.write(len(raw).to_bytes(8, "little") + raw)
         for start in range(0, offset, len(block)):
             stream.write(block[: offset - start])
@@ -153,7 +155,7 @@ def _series(folder: Path, scratch: Path, options: argparse.Namespace) -> Iterato
         else:
             python, source = oracle.ENVIRONMENT / "bin" / "python", str(oracle.SOURCE)
             programs["llama.cpp"] = [str(python), "-c", _THEIRS, source, str(folder), precision]
-        yield _measured(f"convert to {precision}", programs, _size(folder), scratch, options.rounds)
+        yield _measured(f"convert to {precision}", programs, folder / _WEIGHTS, scratch, options.rounds)
 
 
 def _quantising(folder: Path, scratch: Path, rounds: int) -> Iterator[list[report.Series]]:
@@ -168,21 +170,24 @@ def _quantising(folder: Path, scratch: Path, rounds: int) -> Iterator[list[repor
         "stowage": [sys.executable, "-c", _OUR_QUANTISER, str(interpreter), str(source)],
         "llama.cpp": [str(interpreter), "-c", _THEIR_QUANTISER, str(source)],
     }
-    yield _measured("quantise to Q4_K_M", programs, source.stat().st_size, scratch, rounds)
+    yield _measured("quantise to Q4_K_M", programs, source, scratch, rounds)
     source.unlink()
 
 
 def _measured(
-    what: str, programs: dict[str, list[str]], size: int, scratch: Path, rounds: int
+    what: str, programs: dict[str, list[str]], read: Path, scratch: Path, rounds: int
 ) -> list[report.Series]:  # fmt: skip
     """Speed by the bytes that are read, processor time and peak memory of each program in turn. The target is its last
     argument."""
+    size = read.stat().st_size
     speed = report.Series(what, "MB/s read")
     processor = report.Series(f"{what}: processor time", "s", more_is_better=False)
     memory = report.Series(f"{what}: peak memory", "MiB", more_is_better=False)
     target = scratch / "target.gguf"
     for _ in range(rounds):
         for name, command in programs.items():
+            settle()
+            read_through([read])
             begun, before = time.perf_counter(), _processor()
             done = subprocess.run([*command, str(target)], capture_output=True, text=True, check=False)
             took = time.perf_counter() - begun
@@ -203,17 +208,16 @@ def _processor() -> float:
 
 def _copying(folder: Path, scratch: Path, rounds: int) -> report.Series:
     """What the disk allows: the checkpoint's weights read and written again."""
+    weights = folder / _WEIGHTS
     series = report.Series("copy the weights (the disk's limit)", "MB/s read")
     for _ in range(rounds):
+        settle()
+        read_through([weights])
         begun = time.perf_counter()
-        shutil.copyfile(folder / "model.safetensors", scratch / "copy")
-        series.add("copy", _size(folder) / _MB / (time.perf_counter() - begun))
+        shutil.copyfile(weights, scratch / "copy")
+        series.add("copy", weights.stat().st_size / _MB / (time.perf_counter() - begun))
         (scratch / "copy").unlink()
     return series
-
-
-def _size(folder: Path) -> int:
-    return (folder / "model.safetensors").stat().st_size
 
 
 if __name__ == "__main__":
