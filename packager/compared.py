@@ -12,6 +12,7 @@ from rich.text import Text
 
 from artifact.terminal import print_json, progress_bars
 from packager.diff import Change, Difference, Line, compare
+from packager.options import JsonOption, PlainHttpOption
 from packager.source import open_source
 
 _COLOURS = {Change.CHANGED: "yellow", Change.ADDED: "green", Change.REMOVED: "red", Change.SAME: "dim"}
@@ -19,14 +20,15 @@ _MOST = 40
 """How many lines of a kind are shown; JSON has all."""
 _WIDEST = 60
 
+diff_app = typer.Typer()
 
+
+@diff_app.command("diff")
 def diff_command(
     before: Annotated[str, typer.Argument(metavar="A", help="A folder, a .gguf file, hf://ORG/NAME@REV, or REF.")],
     after: Annotated[str, typer.Argument(metavar="B", help="The same, to compare with it.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plain_http: Annotated[
-        bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")
-    ] = False,
+    json: JsonOption = False,
+    plain_http: PlainHttpOption = False,
 ) -> None:
     """Show what differs between two models: metadata, files, tensors, and the bytes a delta pull would move.
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _HEADING = re.compile(r"^#[ \t]+(\S.{0,79}?)[ \t]*$", re.MULTILINE)
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
@@ -82,6 +80,8 @@ def front_matter(readme: str) -> dict[str, Any]:
     match = _FRONT_MATTER.match(readme)
     if match is None or len(match[1]) > _MAX_FRONT_MATTER:
         return {}
+    import yaml  # takes a while to load, and a push needs none
+
     try:
         value = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError):

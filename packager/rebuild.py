@@ -26,6 +26,7 @@ from artifact.version import __version__
 from packager.attestations import OLLAMA
 from packager.checkpoint import Checkpoint
 from packager.hashing import digests_of, hash_source
+from packager.options import JsonOption, PlainHttpOption
 from packager.pack import Options, conversion_precision, converts, pack
 from packager.packed import Packed, open_packed
 from packager.production import OWN, Production, tools_of
@@ -38,6 +39,8 @@ from supplychain.provenance import LOCAL, Provenance
 from supplychain.statement import Statement
 
 _SHOWN = 5
+
+verify_app = typer.Typer()
 
 
 class NotReproduced(Refused):
@@ -66,6 +69,7 @@ class Rebuilt:
         }  # fmt: skip
 
 
+@verify_app.command("verify")
 def verify_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="The artifact, in a registry, a layout or the store.")],
     again: Annotated[bool, typer.Option("--rebuild", help="Pack it again from its provenance and compare.")] = False,
@@ -76,10 +80,8 @@ def verify_command(
         Path | None, typer.Option(metavar="FILE", help="The importance matrix it was quantised by.")
     ] = None,
     quantizer: QuantizerOption = "",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plain_http: Annotated[
-        bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")
-    ] = False,
+    json: JsonOption = False,
+    plain_http: PlainHttpOption = False,
 ) -> None:
     """Pack an artifact again from its recorded provenance, and compare the digests. Exit status 3 if they differ.
 

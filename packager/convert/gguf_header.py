@@ -39,7 +39,8 @@ class TensorEntry:
 
 
 class Metadata:
-    """Key-value pairs, encoded as they are added. Raises `Malformed` for text that is not Unicode.
+    """Key-value pairs, encoded as they are added. Raises `Malformed` for text that is not Unicode, and for
+    a number that its type does not hold.
 
     It may begin with pairs that are `encoded` already, whose names are `keys`.
     """
@@ -53,16 +54,16 @@ class Metadata:
         return Metadata(bytes(self._encoded), self._keys)
 
     def uint16(self, key: str, value: int) -> None:
-        self._add(key, _UINT16, struct.pack("<H", value))
+        self._number(key, _UINT16, "<H", value)
 
     def int32(self, key: str, value: int) -> None:
-        self._add(key, _INT32, struct.pack("<i", value))
+        self._number(key, _INT32, "<i", value)
 
     def uint32(self, key: str, value: int) -> None:
-        self._add(key, _UINT32, struct.pack("<I", value))
+        self._number(key, _UINT32, "<I", value)
 
     def float32(self, key: str, value: float) -> None:
-        self._add(key, _FLOAT32, struct.pack("<f", value))
+        self._number(key, _FLOAT32, "<f", value)
 
     def flag(self, key: str, value: bool) -> None:
         self._add(key, _BOOL, struct.pack("<?", value))
@@ -91,6 +92,12 @@ class Metadata:
             count += 1
         head = _MAGIC + struct.pack("<QQ", count, len(self._keys)) + self._encoded + table
         return head + bytes(-len(head) % ALIGNMENT)
+
+    def _number(self, key: str, kind: int, form: str, value: float) -> None:
+        try:
+            self._add(key, kind, struct.pack(form, value))
+        except (struct.error, OverflowError):
+            raise Malformed(f"{key} cannot be {value}: it has {struct.calcsize(form)} bytes") from None
 
     def _array(self, key: str, kind: int, count: int, encoded: bytes) -> None:
         self._add(key, _ARRAY, struct.pack("<IQ", kind, count) + encoded)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from artifact.errors import Malformed
 from packager.convert.documents import Fields
 from packager.convert.encoding import Floats
 from packager.convert.errors import Unsupported
@@ -30,6 +31,14 @@ def local_theta(config: Fields) -> float:
     """The base in layers with a sliding window, where they have one of their own."""
     local = config.object("rope_parameters").object("sliding_attention")
     return local.number("rope_theta", config.number("rope_local_base_freq", _DEFAULT_THETA))
+
+
+def rotated_share(config: Fields, default: float) -> float:
+    """How much of a head is rotated: above zero, 1 at most. Raises `Malformed` for more."""
+    share = config.number("partial_rotary_factor", scaling_of(config).number("partial_rotary_factor", default))
+    if share > 1:
+        raise Malformed(f"{config.where}: partial_rotary_factor must be 1 at most, not {share:g}")
+    return share
 
 
 def kind_of(config: Fields, others: tuple[str, ...] = ()) -> str:

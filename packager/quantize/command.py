@@ -15,6 +15,7 @@ from artifact.progress import Progress
 from artifact.terminal import note, progress_bars
 from packager.checkpoint import Checkpoint
 from packager.material import as_folder, scratch_folder
+from packager.options import PlainHttpOption
 from packager.production import model_file
 from packager.quantize.interpreter import find_interpreter
 from packager.source import open_source
@@ -24,6 +25,10 @@ QuantizerOption = Annotated[
 ]
 
 
+imatrix_app = typer.Typer()
+
+
+@imatrix_app.command("imatrix")
 def imatrix_command(
     source: Annotated[str, typer.Argument(help="The model: a folder, a .gguf file, hf://ORG/NAME@REV, or REF.")],
     text: Annotated[Path, typer.Option(metavar="FILE", help="Text of the kind that the model is to be good at.")],
@@ -31,7 +36,7 @@ def imatrix_command(
     chunk_size: Annotated[int, typer.Option(metavar="TOKENS", min=16, max=1 << 16, help="Length of a piece.")] = 512,
     chunks: Annotated[int, typer.Option(metavar="N", min=0, help="Read N pieces at most (0: all).")] = 0,
     quantizer: QuantizerOption = "",
-    plain_http: Annotated[bool, typer.Option("--plain-http", help="Speak HTTP to the registry.")] = False,
+    plain_http: PlainHttpOption = False,
 ) -> None:
     """Compute an importance matrix: which columns of a model's weights a text makes use of.
 

@@ -243,16 +243,16 @@ def test_a_builder_that_is_no_uri_stops_it_before_anything_is_packed(
 def test_a_source_that_changes_while_it_is_converted_is_not_vouched_for(
     packager, tiny: Path, tmp_path: Path, key: Path, monkeypatch, meddle: Callable[[Path], object]
 ) -> None:
-    from packager import cli
+    from packager import pack_command
 
-    pack = cli.pack
+    pack = pack_command.pack
 
     def meddled(*args: Any, **kwargs: Any) -> Any:
         result = pack(*args, **kwargs)
         meddle(tiny / "generation_config.json")
         return result
 
-    monkeypatch.setattr(cli, "pack", meddled)
+    monkeypatch.setattr(pack_command, "pack", meddled)
     message = packager.fails(
         1, "pack", tiny, f"oci:{tmp_path}/out", "--sign", key, "--format", "gguf", "--precision", "F16"
     )

@@ -19,7 +19,7 @@ from tests.checkpoints.tiny import write_tiny_llama
 
 SCRIPT = """
 import json, sys
-from packager import cli, convert
+from packager import cli, convert, pack_command, push_command
 def counted():
     return {key: int(value) for key, value in (line.split(": ") for line in open("/proc/self/io"))}
 before = counted()

@@ -22,7 +22,7 @@ _LONG = ("longrope", "su")
 
 def _dimensions(config: Fields) -> dict[str, int]:
     sizes = decoder.dimensions_of(config)
-    share = config.number("partial_rotary_factor", rope.scaling_of(config).number("partial_rotary_factor", 1.0))
+    share = rope.rotated_share(config, 1.0)
     return {
         **sizes,
         "fused": sizes["queries"] + 2 * sizes["keys"],

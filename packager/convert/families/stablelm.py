@@ -34,8 +34,7 @@ def _describe(metadata: Metadata, config: Fields, dimensions: Dimensions) -> Non
         raise Unsupported(f"{config.where}: rope scaling is not supported in a StableLM model")
     decoder.describe_decoder(metadata, "stablelm", config, dimensions)
     rope.describe(metadata, "stablelm", config)
-    share = config.number("partial_rotary_factor", rope.scaling_of(config).number("partial_rotary_factor", 0.25))
-    metadata.uint32("stablelm.rope.dimension_count", int(share * dimensions["head"]))
+    metadata.uint32("stablelm.rope.dimension_count", int(rope.rotated_share(config, 0.25) * dimensions["head"]))
     metadata.flag("stablelm.use_parallel_residual", config.flag("use_parallel_residual", False))
     metadata.float32("stablelm.attention.layer_norm_epsilon", config.number("layer_norm_eps", 1e-5))
 

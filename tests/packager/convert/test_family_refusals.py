@@ -11,6 +11,7 @@ import pytest
 from artifact.errors import Malformed, NotFound
 from artifact.progress import Quiet
 from packager.convert import Unsupported, convert
+from packager.convert.gguf_header import Metadata
 from tests.checkpoints import sentencepiece_model
 from tests.checkpoints.families import TINY, write_tiny
 from tests.checkpoints.tiny import LLAMA31_ROPE
@@ -83,6 +84,20 @@ def test_more_experts_than_any_model_has(tmp_path):
     folder = write_tiny(tmp_path / "model", "mixtral")
     edit(folder / "config.json", num_local_experts=2**31)
     refused(folder, Malformed, "at most 4096")
+
+
+@pytest.mark.parametrize("name", ["phi3", "stablelm"])
+@pytest.mark.parametrize("share", [1.5, 2**31])
+def test_more_of_a_head_than_there_is(tmp_path, name, share):
+    folder = write_tiny(tmp_path / "model", name)
+    edit(folder / "config.json", partial_rotary_factor=share)
+    refused(folder, Malformed, "partial_rotary_factor must be 1 at most")
+
+
+@pytest.mark.parametrize(("kind", "number"), [("uint16", 2**16), ("uint32", -1), ("int32", 2**31), ("float32", 1e39)])
+def test_a_number_that_gguf_has_no_place_for(kind, number):
+    with pytest.raises(Malformed, match=r"some\.key"):
+        getattr(Metadata(), kind)("some.key", number)
 
 
 def test_half_a_parallel_block(tmp_path):
