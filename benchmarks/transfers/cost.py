@@ -49,12 +49,14 @@ def measure(command: list[str], first: Callable[[], None]) -> Cost:
 
 
 def _peak(pid: int) -> int:
-    """Largest resident set so far, in KiB; 0 once the process has ended."""
+    """Largest resident set so far of a process and of those it has started, in KiB; 0 once they have ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+    own = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+    return max([own, *(_peak(int(child)) for child in started)])
 
 
 class Costs:

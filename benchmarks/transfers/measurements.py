@@ -16,7 +16,7 @@ from benchmarks.registry.contestants import Contestant
 from benchmarks.report import Series
 from benchmarks.throttle import throttled
 from benchmarks.transfers import models
-from benchmarks.transfers.clients import Curl, Podman, Puller, Stowage, blobs, clients
+from benchmarks.transfers.clients import CheckedCurl, Curl, Podman, Puller, Stowage, blobs, clients
 from benchmarks.transfers.cost import GIB, Costs, measure
 from benchmarks.transfers.models import OURS, Model, run
 
@@ -49,7 +49,7 @@ class Place:
 
 def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> Iterator[Series]:
     """A model from a registry to the disk."""
-    turns: list[Puller] = [item for item in clients() if place.many or not item.once]
+    turns: list[Puller] = [*(item for item in clients() if place.many or not item.once), CheckedCurl()]
     image = place.many and Podman.works()
     if image:
         models.add_image(model)
