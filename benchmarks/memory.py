@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _STEP = 1024**3
+_PATIENCE = 3
+"""Steps after which no memory is free that could be filled: the kernel frees some of its own accord."""
 _BUFFER = memoryview(bytearray(1024 * 1024))
 
 
@@ -39,14 +41,14 @@ class _Filler:
         file.truncate(size)
 
     def fill(self) -> None:
-        free = _memory("MemFree")
-        while True:
+        least, in_vain = _memory("MemFree"), 0
+        while in_vain < _PATIENCE:
             for _ in range(_STEP // len(_BUFFER)):
                 os.preadv(self._file.fileno(), [_BUFFER], self._position)
                 self._position = (self._position + len(_BUFFER)) % self._size
-            before, free = free, _memory("MemFree")
-            if before - free < _STEP // 4:
-                return
+            free = _memory("MemFree")
+            in_vain = 0 if least - free >= _STEP // 8 else in_vain + 1
+            least = min(least, free)
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -59,13 +60,14 @@ def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> I
         target = f"{_host(registry)}/bench/model"
         for tag in ("v1", "image") if image else ("v1",):
             run([f"{OURS}/packager", "push", f"oci:{model.layout}:{tag}", f"{target}:{tag}"])
-        for number in range(rounds):
-            for client in turns:
-                if number == 0 or not client.once:
-                    out = folder / "out"
-                    cost = measure(client.pull(f"{target}:v1", out), partial(_ready, place, f"{target}:v1"))
+        first: list[tuple[int, Puller]] = [(-1, Curl())]  # nobody's turn: the registry has just been started
+        for number, client in [*first, *product(range(rounds), turns)]:
+            if number < 1 or not client.once:
+                out = folder / "out"
+                cost = measure(client.pull(f"{target}:v1", out), partial(_ready, place, f"{target}:v1"))
+                shutil.rmtree(out)
+                if number >= 0:
                     costs.add(client.name, model.size, cost)
-                    shutil.rmtree(out)
     shutil.rmtree(folder / "pulled")
     yield from costs.series
 
