@@ -29,7 +29,8 @@ DISCARDED = "discarded"
 """What `Session.closing` says of an upload whose bytes are being removed."""
 
 _ANYBODY = "anonymous"
-_CHECKPOINT = 64 * 1024 * 1024  # bytes of one request after which the session is saved in between
+_CHECKPOINT = 64 * 1024 * 1024  # bytes of one request after which the session is saved in between, and then again,
+_CHECKPOINT_SECONDS = 2.0  # if that is so many seconds ago: what has come since is lost if the server is killed
 
 
 @dataclass
@@ -203,6 +204,7 @@ class Ingest:
         self._hasher = hasher
         self._saved = saved
         self._since_checkpoint = 0
+        self._saved_at = float("-inf")
         self._committing = False
 
     def hash(self, chunks: Sequence[bytes | memoryview]) -> None:
@@ -231,7 +233,9 @@ class Ingest:
         """Count `count` bytes, hashed and written. Whether it is time for a checkpoint."""
         self.session.offset += count
         self._since_checkpoint += count
-        return self._saved and self._since_checkpoint >= _CHECKPOINT
+        if not self._saved or self._since_checkpoint < _CHECKPOINT:
+            return False
+        return time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS
 
     def finish(self, digest: Digest) -> None:
         """Finish an upload whose closing request died after every byte was safe and checked."""
@@ -248,7 +252,7 @@ class Ingest:
         if isinstance(self._hasher, ResumableSha256):
             self.session.midstate = self._hasher.state()
         self._uploads.save(self.session)
-        self._since_checkpoint = 0
+        self._since_checkpoint, self._saved_at = 0, time.monotonic()
 
     def commit(self, digest: Digest) -> None:
         """Close the upload: it becomes a blob if it is what `digest` names, and is removed if not, with

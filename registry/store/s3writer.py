@@ -20,6 +20,8 @@ LEAST_PART = 5 * 1024 * 1024
 MAX_PARTS = 10_000
 """Most parts an upload may have (S3 limits)."""
 
+FLIGHTS = 2
+"""Parts of an upload that are on their way at the same time, while the next is filled."""
 
 COPIES = 8
 """Parts that the service copies by itself at the same time: they take no memory here."""
@@ -53,9 +55,9 @@ class Parts(Protocol):
 
 
 class S3Writer:
-    """A multipart upload: one part in flight while the next is filled, so two parts of memory. The bytes after the
-    last whole part lie in a scratch object between two requests. An object smaller than a part is put in one piece.
-    What is copied from another object is copied in whole parts of the same size as all others."""
+    """A multipart upload: `FLIGHTS` parts are on their way while the next is filled, so three parts of memory. The
+    bytes after the last whole part lie in a scratch object between two requests. An object smaller than a part is put
+    in one piece. What is copied from another object is copied in whole parts of the same size as all others."""
 
     def __init__(self, store: Parts, key: str, scratch: str, state: dict[str, Any], expected: int | None) -> None:
         self._store = store
@@ -66,8 +68,8 @@ class S3Writer:
         self._part_size: int = state.get("part_size") or part_size(expected)
         self._sealed: bool = state.get("sealed", False)
         self._tail: str | None = state.get("tail")
-        # Two buffers for the whole upload, the one in flight and the one being filled: nothing grows, nothing is moved.
-        self._buffer, self._spare = bytearray(), bytearray()
+        # A ring of buffers for the whole upload, the first being filled: nothing grows, nothing is moved.
+        self._buffers = _no_buffers()
         self._filled = 0
         self._flights: deque[Future[str]] = deque()
         if self._tail:
@@ -77,24 +79,25 @@ class S3Writer:
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
-                if not self._buffer:
-                    self._buffer = bytearray(self._part_size)  # pages that are never written take no memory
+                if not self._buffers[0]:
+                    self._buffers[0] = bytearray(self._part_size)  # pages that are never written take no memory
                 count = min(len(view), self._part_size - self._filled)
-                self._buffer[self._filled : self._filled + count] = view[:count]
+                self._buffers[0][self._filled : self._filled + count] = view[:count]
                 self._filled += count
                 view = view[count:]
                 if self._filled == self._part_size:
                     self._send_part()
 
     def _content(self) -> memoryview:
-        return memoryview(self._buffer)[: self._filled]
+        return memoryview(self._buffers[0])[: self._filled]
 
     def _send_part(self) -> None:
-        self._land()
+        self._land(FLIGHTS - 1)
         upload, number = self._next_part()
-        data = self._buffer
+        data = self._buffers[0]
         del data[self._filled :]  # the last part is cut where it lies, not copied
-        self._buffer, self._spare, self._filled = self._spare, self._buffer, 0
+        self._buffers.rotate(-1)  # parts land in order: the next buffer's has
+        self._filled = 0
         self._flights.append(self._store.background(lambda: self._store.put_part(self._key, upload, number, data)))
 
     def _next_part(self) -> tuple[str, int]:
@@ -167,7 +170,7 @@ class S3Writer:
         self._forget_buffers()
 
     def _forget_buffers(self) -> None:
-        self._buffer, self._spare, self._filled = bytearray(), bytearray(), 0
+        self._buffers, self._filled = _no_buffers(), 0
 
     def abort(self) -> None:
         while self._flights:
@@ -176,6 +179,10 @@ class S3Writer:
             self._store.abort_parts(self._key, self._upload)
         self._store.delete(self._key)
         self.close()
+
+
+def _no_buffers() -> deque[bytearray]:
+    return deque(bytearray() for _ in range(FLIGHTS + 1))
 
 
 def part_size(expected: int | None) -> int:

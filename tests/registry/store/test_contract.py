@@ -196,7 +196,7 @@ def test_ranges(store: ObjectStore) -> None:
     assert everything(store.read("r/x", 7, 0)) == b""
 
 
-@pytest.mark.parametrize("sizes", [[], [3], [MIB, 0, 5], [16 * MIB], [15 * MIB, 20 * MIB, 1]])
+@pytest.mark.parametrize("sizes", [[], [3], [MIB, 0, 5], [16 * MIB], [15 * MIB, 20 * MIB, 1], [87 * MIB]])
 def test_writer_in_one_go(store: ObjectStore, sizes: list[int]) -> None:
     chunks = [os.urandom(size) for size in sizes]
     writer = store.writer("w/x", scratch="s/x/")
