@@ -26,6 +26,7 @@ from typing import cast
 import uvloop
 
 from benchmarks import machine, report
+from benchmarks.memory import peak
 
 _BIN = Path(sys.executable).parent
 _RESULTS = Path(__file__).parent / "results"
@@ -73,7 +74,7 @@ def _options() -> argparse.Namespace:
 
 
 def _verdict(series: Sequence[report.Series], streams: int) -> str:
-    first, many, _ = series
+    first, many, *_ = series
     added = statistics.median(a - b for a, b in zip(first.values["stowage"], first.values["engine"], strict=True))
     kept = many.ratios()["engine"]
     quarters = statistics.quantiles(kept, n=4, method="inclusive") if len(kept) > 1 else [kept[0]] * 3
@@ -118,6 +119,7 @@ async def _measure(place: Place, options: argparse.Namespace) -> list[report.Ser
     first = report.Series("time to first token, one stream", "ms", more_is_better=False)
     many = report.Series(f"tokens, {options.streams} streams", "1/s")
     spent = report.Series("processor time of the gateway for 1000 events", "ms", more_is_better=False)
+    memory = report.Series("most memory of the gateway", "MiB", more_is_better=False)
     sides = [("engine", place.socket), ("stowage", "")]
     for turn in range(options.rounds + 1):
         order = sides if turn % 2 else sides[::-1]
@@ -136,7 +138,8 @@ async def _measure(place: Place, options: argparse.Namespace) -> list[report.Ser
                 many.add(name, options.streams * options.tokens / seconds)
                 if not path:
                     spent.add(name, used * 1e6 / sum(stream.events for stream in streams))
-    return [first, many, spent]
+    memory.add("stowage", peak(place.pid))
+    return [first, many, spent, memory]
 
 
 def _processor_seconds(pid: int) -> float:

@@ -33,6 +33,12 @@ def read_through(files: Iterable[Path]) -> None:
                 pass
 
 
+def peak(pid: int) -> float:
+    """Largest resident set of a process so far, in MiB; 0 once it has ended. Raises `OSError` if it is gone."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 class _Filler:
     """A file of nothing but a hole, larger than the memory, read round and round."""
 

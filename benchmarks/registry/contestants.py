@@ -20,6 +20,7 @@ import httpx
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from benchmarks.memory import peak
 from benchmarks.registry.peers import KEY, S3, SECRET, Peer, configuration
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -47,11 +48,7 @@ class Contestant:
 
     def peak_mib(self) -> float:
         """Most resident memory there was since the last `reset_peak`."""
-        total = 0
-        for pid in self._pids():
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        return total / 1024
+        return sum(map(peak, self._pids()))
 
     def reset_peak(self) -> None:
         """Begin a new peak."""

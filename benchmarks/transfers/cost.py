@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.memory import settle
+from benchmarks.memory import peak, settle
 from benchmarks.report import Series
 
 GIB = 1024**3
@@ -33,9 +33,9 @@ def measure(command: list[str], first: Callable[[], None]) -> Cost:
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        peak = 0
+        most = 0.0
         while True:
-            peak = max(peak, _peak(process.pid))
+            most = max(most, _peak(process.pid))
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
@@ -45,17 +45,15 @@ def measure(command: list[str], first: Callable[[], None]) -> Cost:
         if process.returncode:
             log.seek(0)
             raise RuntimeError(f"{command[0]}: {log.read()[-2000:].decode(errors='replace')}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak / 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, most)
 
 
-def _peak(pid: int) -> int:
-    """Largest resident set so far of a process and of those it has started, in KiB; 0 once they have ended."""
+def _peak(pid: int) -> float:
+    """Largest resident set so far of a process and of those it has started, in MiB; 0 once they have ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own, started = peak(pid), Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    own = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
     return max([own, *(_peak(int(child)) for child in started)])
 
 
