@@ -6,7 +6,7 @@ A command that is done in a moment should not wait for what only others need.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -17,10 +17,10 @@ from typer.core import TyperGroup
 
 
 class Commands(Mapping[str, Any]):
-    """Commands by name, each to be found in the `typer.Typer` that `places` names for it as ``MODULE:ATTRIBUTE``."""
+    """Commands by name: `places` names those that are to be found in each `typer.Typer`, ``MODULE:ATTRIBUTE``."""
 
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._places = places
+    def __init__(self, places: Mapping[str, Sequence[str]]) -> None:
+        self._places = {name: place for place, names in places.items() for name in names}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -56,7 +56,7 @@ def _nothing_is_garbage() -> Iterator[None]:
 class LazyGroup(TyperGroup):
     """A group of `Commands`, which a program says in a class of its own: `places`."""
 
-    places: ClassVar[Mapping[str, str]]
+    places: ClassVar[Mapping[str, Sequence[str]]]
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -62,6 +62,9 @@ VersionOption = Annotated[
 ]
 """``--version`` of a command: its name and the version of the distribution."""
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""``--json`` of a command whose result is `print_json`'s then."""
+
 
 def note(message: str) -> None:
     """Tell the person something that is not the command's result: a line on stderr."""

@@ -9,20 +9,18 @@ import typer
 from artifact.commands import LazyGroup
 from artifact.terminal import VersionOption, run
 
-_PLACES = {
-    "packager.inspect_command:inspect_app": ("inspect",),
-    "packager.pack_command:pack_app": ("pack",),
-    "packager.push_command:push_app": ("push", "copy"),
-    "packager.sign_commands:sign_app": ("sign", "attest", "keygen"),
-    "packager.compared:diff_app": ("diff",),
-    "packager.rebuild:verify_app": ("verify",),
-    "packager.quantize.command:imatrix_app": ("imatrix",),
-    "packager.login_commands:login_app": ("login", "logout"),
-}
-
 
 class _Commands(LazyGroup):
-    places: ClassVar = {name: place for place, names in _PLACES.items() for name in names}
+    places: ClassVar = {
+        "packager.inspect_command:inspect_app": ("inspect",),
+        "packager.pack_command:pack_app": ("pack",),
+        "packager.push_command:push_app": ("push", "copy"),
+        "packager.sign_commands:sign_app": ("sign", "attest", "keygen"),
+        "packager.compared:diff_app": ("diff",),
+        "packager.rebuild:verify_app": ("verify",),
+        "packager.quantize.command:imatrix_app": ("imatrix",),
+        "packager.login_commands:login_app": ("login", "logout"),
+    }
 
 
 app = typer.Typer(

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from artifact.terminal import print_json, progress_bars
+from artifact.terminal import JsonOption, print_json, progress_bars
 from packager.diff import Change, Difference, Line, compare
-from packager.options import JsonOption, PlainHttpOption
+from packager.options import PlainHttpOption
 from packager.source import open_source
 
 _COLOURS = {Change.CHANGED: "yellow", Change.ADDED: "green", Change.REMOVED: "red", Change.SAME: "dim"}

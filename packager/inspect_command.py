@@ -9,9 +9,9 @@ from rich.console import Console
 
 from artifact.locate import open_repository
 from artifact.reference import Reference
-from artifact.terminal import print_json, progress_bars
+from artifact.terminal import JsonOption, print_json, progress_bars
 from packager.inspect import card_of, card_of_artifact, show
-from packager.options import FileFilterOption, JsonOption, PlainHttpOption
+from packager.options import FileFilterOption, PlainHttpOption
 from packager.packed import open_packed
 from packager.source import is_reference, is_source, open_artifact, open_source
 

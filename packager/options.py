@@ -10,7 +10,6 @@ from artifact.descriptor import Descriptor
 from artifact.reference import Reference
 
 PlainHttpOption = Annotated[bool, typer.Option("--plain-http", help="Speak HTTP to the registry, loopback or not.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FileFilterOption = Annotated[
     list[str] | None,
     typer.Option("--file-filter", metavar="GLOB", help="Take only files that match; after ! leave those out."),

@@ -21,12 +21,12 @@ from artifact.progress import Progress
 from artifact.reference import Reference
 from artifact.repository import Repository
 from artifact.source import Source
-from artifact.terminal import note, print_json, progress_bars
+from artifact.terminal import JsonOption, note, print_json, progress_bars
 from artifact.version import __version__
 from packager.attestations import OLLAMA
 from packager.checkpoint import Checkpoint
 from packager.hashing import digests_of, hash_source
-from packager.options import JsonOption, PlainHttpOption
+from packager.options import PlainHttpOption
 from packager.pack import Options, conversion_precision, converts, pack
 from packager.packed import Packed, open_packed
 from packager.production import OWN, Production, tools_of

@@ -12,18 +12,16 @@ from artifact.terminal import VersionOption
 from artifact.terminal import run as run_app
 from runner.completion import whole_words
 
-_PLACES = {
-    "runner.model_commands:model_app": ("pull", "verify", "list", "rm", "inspect"),
-    "runner.run_command:run_app": ("run",),
-    "runner.endpoint_commands:endpoint_app": ("serve", "ps", "stop", "logs", "key"),
-    "runner.compose.commands:compose_app": ("up", "down", "lock"),
-    "runner.store_commands:store_app": ("save", "load", "df", "prune", "fsck"),
-    "runner.engines.commands:engine_app": ("engine",),
-}
-
 
 class _Commands(LazyGroup):
-    places: ClassVar = {name: place for place, names in _PLACES.items() for name in names}
+    places: ClassVar = {
+        "runner.model_commands:model_app": ("pull", "verify", "list", "rm", "inspect"),
+        "runner.run_command:run_app": ("run",),
+        "runner.endpoint_commands:endpoint_app": ("serve", "ps", "stop", "logs", "key"),
+        "runner.compose.commands:compose_app": ("up", "down", "lock"),
+        "runner.store_commands:store_app": ("save", "load", "df", "prune", "fsck"),
+        "runner.engines.commands:engine_app": ("engine",),
+    }
 
 
 app = typer.Typer(

@@ -16,7 +16,7 @@ import typer
 from artifact.digest import Digest
 from artifact.errors import InvalidInput, NotFound
 from artifact.reference import Reference
-from artifact.terminal import note, print_json, progress_bars
+from artifact.terminal import JsonOption, note, print_json, progress_bars
 from runner import configured, logs, report
 from runner.administration import resumed
 from runner.completion import complete_reference
@@ -28,7 +28,6 @@ from runner.keys import INFER, KEYS_VARIABLE, KeyFile
 from runner.options import (
     EngineCommand,
     FilesOption,
-    JsonOption,
     PlainHttpOption,
     PolicyOption,
     StoreOption,

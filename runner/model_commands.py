@@ -10,13 +10,12 @@ import typer
 
 from artifact.errors import NotFound, StowageError
 from artifact.reference import Reference
-from artifact.terminal import note, print_json, progress_bars
+from artifact.terminal import JsonOption, note, print_json, progress_bars
 from artifact.transfer import CONCURRENCY
 from runner import report
 from runner.model import model_files
 from runner.options import (
     EngineCommand,
-    JsonOption,
     OneReference,
     PlainHttpOption,
     PolicyOption,

@@ -25,7 +25,6 @@ References = Annotated[
 StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder.", envvar="STOWAGE_STORE")]
 PolicyOption = Annotated[Path | None, typer.Option(help="The policy file; $STOWAGE_POLICY names a default.")]
 PlainHttpOption = Annotated[bool, typer.Option("--plain-http", help="Use HTTP for hosts other than loopback too.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FilesOption = Annotated[
     list[Path] | None, typer.Option("--file", "-f", help="A Compose file; later ones over earlier ones.")
 ]

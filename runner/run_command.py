@@ -10,12 +10,11 @@ import typer
 
 from artifact.errors import InvalidInput
 from artifact.reference import Reference
-from artifact.terminal import progress_bars
+from artifact.terminal import JsonOption, progress_bars
 from runner import chat
 from runner.conversation import converse
 from runner.options import (
     EngineCommand,
-    JsonOption,
     OneReference,
     PlainHttpOption,
     PolicyOption,

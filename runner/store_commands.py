@@ -10,10 +10,10 @@ import typer
 
 from artifact.errors import DigestMismatch, InvalidInput
 from artifact.reference import Reference
-from artifact.terminal import note, print_json, progress_bars
+from artifact.terminal import JsonOption, note, print_json, progress_bars
 from runner.archive import ArchiveRepository, extract_policy, iterate, save
 from runner.completion import complete_reference
-from runner.options import JsonOption, PolicyOption, StoreOption
+from runner.options import PolicyOption, StoreOption
 from runner.plan import load_policy
 from runner.pull import absolute, fetch, find_in
 from runner.report import human_bytes, print_table

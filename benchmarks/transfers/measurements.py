@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import httpx
@@ -18,7 +17,7 @@ from benchmarks.report import Series
 from benchmarks.throttle import throttled
 from benchmarks.transfers import models
 from benchmarks.transfers.clients import CheckedCurl, Curl, Podman, Puller, Stowage, blobs, clients
-from benchmarks.transfers.cost import GIB, Costs, measure
+from benchmarks.transfers.cost import GIB, Cost, Costs, measure
 from benchmarks.transfers.models import OURS, Model, run
 
 _MIB = 1024 * 1024
@@ -60,16 +59,21 @@ def pulls(model: Model, what: str, place: Place, rounds: int, folder: Path) -> I
         target = f"{_host(registry)}/bench/model"
         for tag in ("v1", "image") if image else ("v1",):
             run([f"{OURS}/packager", "push", f"oci:{model.layout}:{tag}", f"{target}:{tag}"])
-        first: list[tuple[int, Puller]] = [(-1, Curl())]  # nobody's turn: the registry has just been started
-        for number, client in [*first, *product(range(rounds), turns)]:
-            if number < 1 or not client.once:
-                out = folder / "out"
-                cost = measure(client.pull(f"{target}:v1", out), partial(_ready, place, f"{target}:v1"))
-                shutil.rmtree(out)
-                if number >= 0:
-                    costs.add(client.name, model.size, cost)
+        _turn(Curl(), place, f"{target}:v1", folder)  # nobody's: the registry has just been started
+        for number in range(rounds):
+            for client in turns:
+                if number == 0 or not client.once:
+                    costs.add(client.name, model.size, _turn(client, place, f"{target}:v1", folder))
     shutil.rmtree(folder / "pulled")
     yield from costs.series
+
+
+def _turn(client: Puller, place: Place, source: str, folder: Path) -> Cost:
+    """One pull, whose files are removed again."""
+    out = folder / "out"
+    cost = measure(client.pull(source, out), partial(_ready, place, source))
+    shutil.rmtree(out)
+    return cost
 
 
 def pushes(model: Model, what: str, place: Place, rounds: int, folder: Path) -> Iterator[Series]:

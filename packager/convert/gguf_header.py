@@ -39,8 +39,8 @@ class TensorEntry:
 
 
 class Metadata:
-    """Key-value pairs, encoded as they are added. Raises `Malformed` for text that is not Unicode, and for
-    a number that its type does not hold.
+    """Key-value pairs, encoded as they are added. Raises `Malformed` for text that is not Unicode, and for a
+    number that its type does not hold.
 
     It may begin with pairs that are `encoded` already, whose names are `keys`.
     """
@@ -54,16 +54,16 @@ class Metadata:
         return Metadata(bytes(self._encoded), self._keys)
 
     def uint16(self, key: str, value: int) -> None:
-        self._number(key, _UINT16, "<H", value)
+        self._add(key, _UINT16, _numbers(key, "H", value))
 
     def int32(self, key: str, value: int) -> None:
-        self._number(key, _INT32, "<i", value)
+        self._add(key, _INT32, _numbers(key, "i", value))
 
     def uint32(self, key: str, value: int) -> None:
-        self._number(key, _UINT32, "<I", value)
+        self._add(key, _UINT32, _numbers(key, "I", value))
 
     def float32(self, key: str, value: float) -> None:
-        self._number(key, _FLOAT32, "<f", value)
+        self._add(key, _FLOAT32, _numbers(key, "f", value))
 
     def flag(self, key: str, value: bool) -> None:
         self._add(key, _BOOL, struct.pack("<?", value))
@@ -75,10 +75,10 @@ class Metadata:
         self._array(key, _STRING, len(values), b"".join(map(_string, values)))
 
     def int32s(self, key: str, values: Sequence[int]) -> None:
-        self._array(key, _INT32, len(values), struct.pack(f"<{len(values)}i", *values))
+        self._array(key, _INT32, len(values), _numbers(key, "i", *values))
 
     def float32s(self, key: str, values: Sequence[float]) -> None:
-        self._array(key, _FLOAT32, len(values), struct.pack(f"<{len(values)}f", *values))
+        self._array(key, _FLOAT32, len(values), _numbers(key, "f", *values))
 
     def header(self, tensors: Iterable[TensorEntry]) -> bytes:
         """All bytes before the first tensor's, padding included."""
@@ -93,12 +93,6 @@ class Metadata:
         head = _MAGIC + struct.pack("<QQ", count, len(self._keys)) + self._encoded + table
         return head + bytes(-len(head) % ALIGNMENT)
 
-    def _number(self, key: str, kind: int, form: str, value: float) -> None:
-        try:
-            self._add(key, kind, struct.pack(form, value))
-        except (struct.error, OverflowError):
-            raise Malformed(f"{key} cannot be {value}: it has {struct.calcsize(form)} bytes") from None
-
     def _array(self, key: str, kind: int, count: int, encoded: bytes) -> None:
         self._add(key, _ARRAY, struct.pack("<IQ", kind, count) + encoded)
 
@@ -106,6 +100,14 @@ class Metadata:
         assert key not in self._keys, f"{key} is written twice"
         self._keys.add(key)
         self._encoded += _string(key) + struct.pack("<I", kind) + encoded
+
+
+def _numbers(key: str, form: str, *values: float) -> bytes:
+    try:
+        return struct.pack(f"<{len(values)}{form}", *values)
+    except (struct.error, OverflowError):
+        shown = ", ".join(map(str, values))
+        raise Malformed(f"{key} cannot be {shown:.80}: numbers there have {struct.calcsize(form)} bytes") from None
 
 
 def _string(text: str) -> bytes:

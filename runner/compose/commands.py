@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from artifact.errors import InvalidInput
-from artifact.terminal import note, print_json, progress_bars
+from artifact.terminal import JsonOption, note, print_json, progress_bars
 from runner.compose.gateway import ProjectGateway, tell
 from runner.compose.lock import LOCK_FILE, Lock
 from runner.compose.project import Project, find_files, load_project
 from runner.compose.up import Circumstances, down, pull, up, write_lock
 from runner.engines.dispatch import DRIVERS
-from runner.options import FilesOption, JsonOption, PlainHttpOption, PolicyOption, SandboxOption, StoreOption
+from runner.options import FilesOption, PlainHttpOption, PolicyOption, SandboxOption, StoreOption
 from runner.store import Store
 
 compose_app = typer.Typer()

@@ -20,6 +20,7 @@ import typer
 from artifact.errors import InvalidInput, StowageError
 from artifact.progress import Quiet
 from artifact.reference import Reference
+from artifact.terminal import JsonOption
 from artifact.terminal import run as run_app
 from artifact.version import __version__
 from artifact.weights.precision import size_label
@@ -41,7 +42,6 @@ app = typer.Typer(
 provider = typer.Typer(no_args_is_help=True)
 app.add_typer(provider, name="compose", hidden=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL")]
 _UP = (
     ("model", "Reference of the model", True, "string"),

@@ -11,7 +11,7 @@ import typer
 
 from artifact.errors import StowageError
 from artifact.store import default_store
-from artifact.terminal import note, print_json
+from artifact.terminal import JsonOption, note, print_json
 from runner.engines.engine import EngineUnavailable
 from runner.engines.host import GIB, Host, python_for, this_host
 from runner.engines.install import install, matching, remove
@@ -29,7 +29,6 @@ _commands = typer.Typer(
 _Store = Annotated[Path | None, typer.Option("--store", help="The store's folder.", envvar="STOWAGE_STORE")]
 _Variant = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cpu where there is one.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME[==VERSION]", help="llama.cpp, llama-cpp-python or vllm.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SHOWN = {"avx", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve"}
 _BESIDE = (
     ("llama.cpp", "cpu", "xllamacpp"),
@@ -42,7 +41,7 @@ engine_app.add_typer(_commands, name="engine")
 
 
 @_commands.command("list", epilog="Example: runner engine list --json")
-def list_command(store: _Store = None, as_json: _Json = False) -> None:
+def list_command(store: _Store = None, as_json: JsonOption = False) -> None:
     """List engines that can be installed and those that are, with what keeps them from working here."""
     host, rows = this_host(), rows_of(_engines(store))
     if as_json:
@@ -60,7 +59,7 @@ def install_command(
     variant: _Variant = None,
     store: _Store = None,
     anyway: Annotated[bool, typer.Option(help="Install what cannot run on this host.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Install an engine from its lock file, into the store."""
     item = install(name, variant, _engines(store), note, anyway=anyway)

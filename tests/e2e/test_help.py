@@ -43,19 +43,22 @@ def test_every_program_tells_its_version(program: str, run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "needed", "others"),
+    ("words", "status", "needed", "others"),
     [
-        (["runner", "list", "--json"], "runner.store", {"httpx", "starlette", "uvicorn", "runner.serve"}),
-        (["packager", "push", "oci:nowhere:1", "localhost:1/x"], "packager.packed", {"yaml", "packager.pack"}),
+        (["runner", "list", "--json"], 0, "runner.store", {"httpx", "starlette", "uvicorn", "runner.serve"}),
+        (["packager", "push", "oci:nowhere:1", "localhost:1/x"], 1, "packager.packed", {"yaml", "packager.pack"}),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_a_command_loads_what_it_needs_itself(words: list[str], needed: str, others: set[str], tmp_path: Path) -> None:
+def test_a_command_loads_what_it_needs_itself(
+    words: list[str], status: int, needed: str, others: set[str], tmp_path: Path
+) -> None:
     """Not the gateway, the policies and the progress bars for a list of models; nor who signs for a push."""
     program = f"import sys, {words[0]}.cli; sys.argv = {words}; {words[0]}.cli.main()"
     environment = {**os.environ, "STOWAGE_STORE": str(tmp_path / "store")}
     command = [sys.executable, "-X", "importtime", "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert needed in loaded
     assert loaded & {"cryptography", "rich.console", *others} == set()
