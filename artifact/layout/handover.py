@@ -15,16 +15,20 @@ class Handover:
     def __init__(self, position: int, count: int, length: int) -> None:
         self._position = position
         self._waiting: deque[memoryview] = deque()
-        self._spare = [memoryview(bytearray(length)) for _ in range(count)]
+        self._spare: list[memoryview] = []
+        self._left, self._length = count, length  # buffers that there may be beside those
 
     def offer(self, buffer: memoryview, count: int, position: int) -> memoryview:
         """Hand over the first `count` bytes of `buffer`, which are the file's at `position`, if they are the next;
         returns a buffer to go on with."""
-        if position != self._position or not self._spare:
+        if position != self._position or not (self._spare or self._left):
             return buffer
         self._waiting.append(buffer[:count])
         self._position += count
-        return self._spare.pop()
+        if self._spare:
+            return self._spare.pop()
+        self._left -= 1
+        return memoryview(bytearray(self._length))
 
     def take(self) -> memoryview | None:
         """The next bytes, to be given back; None if none wait."""

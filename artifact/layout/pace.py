@@ -1,17 +1,19 @@
-"""How fast transfers go together, and how many connections one of them is worth."""
+"""How fast transfers go together, and how many connections they are worth."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _WINDOW = 0.4
 """Seconds over which a rate is measured."""
 
 _GAIN = 1.1
-"""How much faster everything together must have become for the last connection to have been worth it."""
+"""How much faster everything together must have become for the last connections to have been worth it."""
 
 
 class Traffic:
@@ -24,6 +26,8 @@ class Traffic:
         self.arrived = 0
         self._lock = threading.Lock()
         self._under_way = 0
+        self._connections = 0
+        self._pace = Pace()
         self._since = 0.0, 0
 
     @contextmanager
@@ -33,16 +37,37 @@ class Traffic:
             if not self._under_way:
                 self._since = time.monotonic(), self.arrived
             self._under_way += 1
+            self._pace = Pace()
         try:
             yield
         finally:
             with self._lock:
                 self._under_way -= 1
 
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """A transfer has one more connection."""
+        with self._lock:
+            self._connections += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connections -= 1
+
     def add(self, count: int) -> None:
         """So many bytes have come."""
         with self._lock:
             self.arrived += count
+
+    def wants_connection(self) -> bool:
+        """Whether one more connection is worth it. A transfer asks that would open it."""
+        with self._lock:
+            return self._pace.wants_another(time.monotonic(), self.arrived, self._connections)
+
+    def crowded(self) -> bool:
+        """Whether there is a transfer under way for each processor."""
+        return self._under_way >= processors()
 
     def below(self, rate: int) -> bool:
         """Whether less than `rate` bytes a second have come since there was nothing under way."""
@@ -51,17 +76,23 @@ class Traffic:
 
 
 class Pace:
-    """Begins with one connection, and wants one more for as long as the last one made the whole a tenth faster."""
+    """Wants more connections for as long as the last ones made the whole a tenth faster: a quarter of those there are,
+    and one at least. It is the whole that counts: where the line or the processors are busy, each further connection
+    only takes from the others, and what it brings comes out of order."""
 
-    def __init__(self, most: int) -> None:
-        self._left = most - 1
+    def __init__(self) -> None:
         self._since: tuple[float, int] | None = None
         self._rate = 0.0
+        self._more = 0
+        self._over = False
 
-    def wants_another(self, now: float, arrived: int) -> bool:
-        """Whether to open one more connection, at the time `now` in seconds, when `arrived` bytes have come over all of
-        them since the beginning."""
-        if not self._left or not arrived:
+    def wants_another(self, now: float, arrived: int, connections: int) -> bool:
+        """Whether to open one more connection than the `connections` there are, at the time `now` in seconds, when
+        `arrived` bytes have come over all of them since the beginning."""
+        if self._more:
+            self._more -= 1
+            return True
+        if self._over or not arrived:
             return False
         if self._since is None:
             self._since = now, arrived
@@ -69,7 +100,18 @@ class Pace:
         if elapsed < _WINDOW:
             return False
         rate = (arrived - self._since[1]) / elapsed
-        worthwhile = rate > self._rate * _GAIN
+        self._over = rate <= self._rate * _GAIN
         self._since, self._rate = (now, arrived), rate
-        self._left = self._left - 1 if worthwhile else 0
-        return worthwhile
+        if self._over:
+            return False
+        self._more = max(1, connections // 4) - 1
+        return True
+
+
+@cache
+def processors() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not known on this system
+        return os.cpu_count() or 1

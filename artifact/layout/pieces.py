@@ -26,7 +26,7 @@ from artifact.errors import Unreachable
 from artifact.layout.chunks import ChunkCheck, WrongChunk
 from artifact.layout.copying import Copier, Gone
 from artifact.layout.handover import Handover
-from artifact.layout.pace import Pace, Traffic
+from artifact.layout.pace import Traffic
 from artifact.layout.plan import Job, Part, Way, parts, pieces, plan
 from artifact.layout.record import Record
 from artifact.midstate import ResumableSha256, supported
@@ -49,8 +49,8 @@ NEAR = 256 * 1024
 CONNECTIONS = 4
 """Most connections that one blob uses."""
 
-_BUFFER = 512 * 1024
-"""Bytes a connection reads, and the hash takes, at a time."""
+_BUFFER = 1024 * 1024
+"""Bytes a connection reads, and the hash takes, at a time: with less, threads wake each other more than they work."""
 
 _HANDED = 8
 """Buffers that may wait for the hash, which reads what else there is from the file."""
@@ -100,7 +100,8 @@ def fetch_pieces(
 
 
 class _Transfer:
-    """One blob on its way. Other threads do jobs; the calling thread hashes them in order."""
+    """One blob on its way. Other threads do jobs; the calling thread hashes them in order, where it is not done by the
+    thread that receives them because the processors have enough to do."""
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class _Transfer:
         self._file, self._size, self._name = file, blob.size, str(blob.digest)
         self._source, self._progress, self._traffic = source, progress, traffic
         self._index = source.file if isinstance(source, IndexedSource) else None
+        self._hashing = threading.Lock()  # held by whoever moves the two next ones on
         self._hashed, self._hasher = 0, blob.digest.hasher()
         record = Record.read(file, blob.size, PIECE) if only is None else Record(PIECE, 0, None, frozenset())
         if blob.digest.algorithm == "sha256" and supported():
@@ -125,10 +127,11 @@ class _Transfer:
         self._reused, self._saved = sum(self._filled), self._hashed
         self._always_prove = only is not None
         self._suspect: Chunk | None = None
-        self._pace = Pace(CONNECTIONS)
+        self._connections = 0  # that were opened, besides those for what was not in local files after all
         self._writing = threading.Lock()  # a file takes one write at a time: who waits for it should sleep, not spin
         self._handover = Handover(self._hashed, _HANDED, _BUFFER)
         self._changed = threading.Condition()
+        self._awaited = 0  # up to where the calling thread waits for bytes to be hashed
         self._failure: BaseException | None = None
         self._ended = False
         allocate(file, blob.size)
@@ -157,7 +160,7 @@ class _Transfer:
             if self._local:
                 threads.submit(self._working, self._copy_jobs)
             if self._remote:
-                threads.submit(self._working, self._fetch_jobs)
+                self._connect()
             buffer = memoryview(bytearray(_BUFFER))
             for index, job in enumerate(self._jobs):
                 while self._hashed < job.end:
@@ -165,7 +168,8 @@ class _Transfer:
                 with self._changed:
                     self._changed.notify_all()  # to whoever may not be further ahead
                 if self._hashed - self._saved >= PIECE:
-                    self._save()
+                    with self._hashing:
+                        self._save()
             return Brought(self._hasher.hexdigest(), self._reused, self._suspect)
         finally:
             with self._changed:
@@ -175,32 +179,34 @@ class _Transfer:
     def _take(self, index: int, buffer: memoryview) -> None:
         """Wait for the next bytes, which are of a job, and hash them: as they were handed over, else from the file."""
         handed, end = self._wait(index)
-        if handed is not None:
-            self._hasher.update(handed)
-            self._hashed += len(handed)
-            with self._changed:
-                self._handover.give_back(handed)
-        while self._hashed < end:
-            count = os.preadv(self._file, [buffer[: min(len(buffer), end - self._hashed)]], self._hashed)
-            if not count:
-                raise OSError(errno.EIO, "the file was cut short while it was written")
-            self._hasher.update(buffer[:count])
-            self._hashed += count
+        with self._hashing:
+            if handed is not None:
+                self._hasher.update(handed)
+                self._hashed += len(handed)
+                with self._changed:
+                    self._handover.give_back(handed)
+            while self._hashed < end:
+                count = os.preadv(self._file, [buffer[: min(len(buffer), end - self._hashed)]], self._hashed)
+                if not count:
+                    raise OSError(errno.EIO, "the file was cut short while it was written")
+                self._hasher.update(buffer[:count])
+                self._hashed += count
 
     def _wait(self, index: int) -> tuple[memoryview | None, int]:
-        """Wait for bytes of a job to hash: a buffer with them, or how far they reach in the file. Adds a connection
-        where one more helps."""
-        start = self._jobs[index].start
+        """Wait for bytes of a job to hash: a buffer with them, or how far they reach in the file; neither when others
+        have hashed the job. Adds a connection where one more helps."""
+        job = self._jobs[index]
         with self._changed:
-            while (handed := self._handover.take()) is None:
-                if self._hashed < (end := start + self._filled[index]):
+            self._awaited = job.end
+            while (handed := self._handover.take()) is None and self._hashed < job.end:
+                if self._hashed < (end := job.start + self._filled[index]):
                     self._handover.skip_to(end)
                     return None, end
                 if self._failure is not None:
                     raise self._failure
                 self._changed.wait(1)
-                if self._remote and self._pace.wants_another(time.monotonic(), self._traffic.arrived):
-                    self._threads.submit(self._working, self._fetch_jobs)
+                if self._remote and self._connections < CONNECTIONS and self._traffic.wants_connection():
+                    self._connect()
             return handed, 0
 
     def _save(self) -> None:
@@ -213,6 +219,11 @@ class _Transfer:
         hashed = self._hashed if midstate is not None else 0
         Record(PIECE, hashed, midstate, frozenset(whole)).write(self._file, self._size)
         self._saved = self._hashed
+
+    def _connect(self) -> None:
+        """Open one connection more."""
+        self._connections += 1
+        self._threads.submit(self._working, self._fetch_jobs)
 
     def _working(self, work: Callable[[], None]) -> None:
         try:
@@ -260,15 +271,17 @@ class _Transfer:
                 job = self._jobs[index]
                 self._filled[index] = max(0, min(end, job.end) - job.start)
             self._reused += copied
-            self._changed.notify_all()
+            if not self._hashed == end < self._awaited:  # else there is nothing yet that anyone waits for
+                self._changed.notify_all()
         self._traffic.add(arrived)
         self._progress.advance(self._name, arrived + copied)
 
     def _fetch_jobs(self) -> None:
         """What one connection does until nothing is left to claim."""
         buffer = memoryview(bytearray(_BUFFER))
-        while run := self._claim(self._remote, self._most()):
-            buffer = self._fetch(run, buffer)
+        with self._traffic.connection():
+            while run := self._claim(self._remote, self._most()):
+                buffer = self._fetch(run, buffer)
 
     def _most(self) -> int:
         """How many jobs the next request asks for: the first tells how fast they come, the last leave some to each
@@ -292,7 +305,7 @@ class _Transfer:
                         try:
                             if check is not None:
                                 check.update(buffer[:count])
-                            else:
+                            elif not self._hash(buffer[:count], position - count):
                                 buffer = self._hand_over(buffer, count, position - count)
                         finally:
                             self._there(run, check.proven if check is not None else position, arrived=count)
@@ -318,6 +331,22 @@ class _Transfer:
         before, after = position // PIECE, (position + len(data)) // PIECE
         if before != after:
             begin_writing(self._file, before * PIECE, (after - before) * PIECE)
+
+    def _hash(self, data: memoryview, position: int) -> bool:
+        """Hash what has been received, as long as it is in the processor's cache. Not if there are processors that
+        could do it meanwhile, or it is not its turn."""
+        if not self._traffic.crowded() or not self._hashing.acquire(blocking=False):
+            return False
+        try:
+            if position != self._hashed:
+                return False
+            self._hasher.update(data)
+            with self._changed:
+                self._hashed += len(data)
+                self._handover.skip_to(self._hashed)
+            return True
+        finally:
+            self._hashing.release()
 
     def _hand_over(self, buffer: memoryview, count: int, position: int) -> memoryview:
         """Let the hash have what is in the file at `position`, if it can; returns the buffer to go on with."""

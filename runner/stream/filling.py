@@ -54,7 +54,7 @@ class Filling:
         self._failure: StowageError | None = None
         self._wants: list[tuple[File, int, int]] = []
         self._last: tuple[File, int] | None = None
-        self._pace, self.arrived = Pace(CONNECTIONS), 0
+        self._pace, self.arrived = Pace(), 0
         self._files: list[File] = []
         self._threads: list[threading.Thread] = []
         try:
@@ -168,7 +168,8 @@ class Filling:
             with self._changed:
                 while self._check() and file.hashed >= (end := file.frontier):
                     self._changed.wait(1)
-                    if self._pace.wants_another(time.monotonic(), self.arrived):
+                    opened = len(self._threads)
+                    if opened < CONNECTIONS and self._pace.wants_another(time.monotonic(), self.arrived, opened):
                         self._connect()
             while file.hashed < end:
                 count = os.preadv(file.file, [buffer[: min(len(buffer), end - file.hashed)]], file.hashed)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import artifact.layout.blobs
+import artifact.layout.pace
 import artifact.layout.pieces
 import artifact.remote.transport
 from artifact import mediatypes
@@ -34,10 +36,13 @@ BLOB = Descriptor.of(DATA, mediatypes.MODEL_WEIGHT)
 Script = Callable[[Exchange, int, int], None]
 
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[1, 64], ids=["crowded", "spare processors"])
+def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Pieces are small, and there are more or fewer processors than transfers."""
+    monkeypatch.setattr(artifact.layout.pace, "processors", lambda: request.param)
     monkeypatch.setattr(artifact.layout.pieces, "PIECE", PIECE)
     monkeypatch.setattr(artifact.layout.blobs, "IN_PIECES", PIECE)
+    return int(request.param)
 
 
 def send(exchange: Exchange, start: int, end: int, data: bytes = DATA) -> None:
@@ -361,3 +366,20 @@ def test_what_a_transfer_in_one_stream_left_is_used(serve: Serve, tmp_path: Path
     server = serve(ranges(send))
     assert pull(server.host, tmp_path) == DATA
     assert min(asked(item)[0] for item in server.seen) == 5 * PIECE
+
+
+@pytest.mark.skipif(not supported(), reason="this Python's SHA-256 cannot be saved")
+def test_with_a_transfer_for_each_processor_whoever_receives_hashes(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int
+) -> None:
+    hashing: Counter[str] = Counter()
+    update = ResumableSha256.update
+
+    def noted(self: ResumableSha256, data: bytes | memoryview) -> None:
+        hashing[threading.current_thread().name.partition("_")[0]] += len(data)
+        update(self, data)
+
+    monkeypatch.setattr(ResumableSha256, "update", noted)
+    assert pull(serve(ranges(send)).host, tmp_path) == DATA
+    assert hashing.total() == len(DATA), "every byte is hashed once"
+    assert bool(hashing["fetch"]) is (processors == 1)

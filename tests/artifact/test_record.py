@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -64,26 +65,56 @@ def test_pieces_of_another_size_are_not_ours() -> None:
         assert Record.read(stream.fileno(), SIZE, 2 * PIECE) == Record(2 * PIECE, 0, None, frozenset())
 
 
-def rates(*per_second: float) -> list[bool]:
-    """What a pace of at most four says after each second of such a rate."""
-    pace, arrived, said = Pace(4), 1000, []
-    pace.wants_another(0.0, arrived)
+def rates(*per_second: float, connections: int = 1) -> list[bool]:
+    """What a pace says after each second of such a rate, while there are so many connections."""
+    pace, arrived, said = Pace(), 1000, []
+    pace.wants_another(0.0, arrived, connections)
     for second, rate in enumerate(per_second, 1):
         arrived += int(rate)
-        said.append(pace.wants_another(float(second), arrived))
+        said.append(pace.wants_another(float(second), arrived, connections))
     return said
 
 
 def test_connections_are_added_for_as_long_as_they_pay() -> None:
-    assert rates(100, 200, 300, 400, 500) == [True, True, True, False, False], "up to the most there may be"
+    assert rates(100, 200, 300, 400) == [True, True, True, True]
     assert rates(100, 105, 500) == [True, False, False], "never again after one that did not pay"
     assert rates(100, 90) == [True, False]
 
 
+def test_where_there_are_many_connections_one_would_tell_nothing() -> None:
+    pace = Pace()
+    assert not pace.wants_another(0.0, 100, 12)
+    assert [pace.wants_another(1.0, 200, 12) for _ in range(5)] == [True, True, True, False, False]
+    assert [pace.wants_another(2.0, 320, 15) for _ in range(5)] == [True, True, True, False, False]
+    assert not any(pace.wants_another(3.0, 440, 18) for _ in range(5))
+
+
 def test_nothing_is_added_before_anything_has_come() -> None:
-    pace = Pace(4)
-    assert not any(pace.wants_another(float(second), 0) for second in range(10))
-    assert not Pace(1).wants_another(5.0, 100)
+    pace = Pace()
+    assert not any(pace.wants_another(float(second), 0, 1) for second in range(10))
+
+
+def test_transfers_try_further_connections_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a line that is busy four transfers try one connection more, and not one more each."""
+    now, traffic, opened = 0.0, Traffic(), 0
+    monkeypatch.setattr("artifact.layout.pace.time", SimpleNamespace(monotonic=lambda: now))
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(traffic.transfer())
+            stack.enter_context(traffic.connection())
+        for tenth in range(50):
+            now = tenth / 10
+            traffic.add(100)
+            if traffic.wants_connection():
+                opened += 1
+        assert opened == 1
+        stack.enter_context(traffic.transfer())
+        for tenth in range(50, 100):
+            now = tenth / 10
+            traffic.add(100)
+            if traffic.wants_connection():
+                opened += 1
+        assert opened == 2, "who begins later may try again"
 
 
 def test_transfers_side_by_side_are_as_fast_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
