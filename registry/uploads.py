@@ -31,6 +31,7 @@ DISCARDED = "discarded"
 _ANYBODY = "anonymous"
 _CHECKPOINT = 64 * 1024 * 1024  # bytes of one request after which the session is saved in between, and then again,
 _CHECKPOINT_SECONDS = 2.0  # if that is so many seconds ago: what has come since is lost if the server is killed
+_LOOSE = 4 * 1024 * 1024  # and as soon as no more than these bytes would be written twice
 
 
 @dataclass
@@ -235,7 +236,7 @@ class Ingest:
         self._since_checkpoint += count
         if not self._saved or self._since_checkpoint < _CHECKPOINT:
             return False
-        return time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS
+        return self._writer.loose <= _LOOSE and time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS
 
     def finish(self, digest: Digest) -> None:
         """Finish an upload whose closing request died after every byte was safe and checked."""

@@ -69,7 +69,9 @@ class FilesystemStore:
             raise Missing(f"no object {key}") from None
         return Entry(key, stat.st_size, stat.st_mtime)
 
-    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+    def put(
+        self, key: str, data: bytes | memoryview, *, if_match: str | None = None, if_none_match: bool = False
+    ) -> str:
         path = self._path(key)
         temporary = self._temporary / secrets.token_hex(16)
         try:
@@ -308,6 +310,10 @@ class _FileWriter:
             os.ftruncate(self._descriptor, self._offset)
             self._positioned = True
 
+    @property
+    def loose(self) -> int:
+        return 0
+
     def checkpoint(self) -> dict[str, Any]:
         with self._guard:
             self._position()
@@ -366,7 +372,7 @@ def _flock(descriptor: int, name: str) -> None:
             return
 
 
-def _etag(data: bytes) -> str:
+def _etag(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

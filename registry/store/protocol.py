@@ -91,6 +91,10 @@ class Writer(Protocol):
         """Append a range of another object, which the store copies by itself, as `write` would. Raises `Missing` if
         the bytes are not there; it may do so only at the next `checkpoint` or `seal`."""
 
+    @property
+    def loose(self) -> int:
+        """Bytes that a `checkpoint` would have to write aside now, and which are then written again."""
+
     def checkpoint(self) -> dict[str, Any]:
         """Make everything written so far durable. Returns the JSON state from which `ObjectStore.writer` continues."""
 
@@ -129,7 +133,9 @@ class ObjectStore(Protocol):
     def head(self, key: str) -> Entry:
         """Size and time of an object. Raises `Missing`."""
 
-    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+    def put(
+        self, key: str, data: bytes | memoryview, *, if_match: str | None = None, if_none_match: bool = False
+    ) -> str:
         """Store a small object, whole or not at all, and return its ETag. Raises `Conflict` if it is not the one
         `if_match` names, or if it exists and `if_none_match` is set."""
 

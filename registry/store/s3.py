@@ -36,7 +36,7 @@ from registry.store.protocol import (
     checked_key,
 )
 from registry.store.s3direct import DirectReads, Target, Unusual
-from registry.store.s3stream import Body, S3Stream, SdkBody
+from registry.store.s3stream import Body, S3Stream, SdkBody, ViewBody
 from registry.store.s3writer import LEAST_PART, S3Writer
 from registry.store.sigv4 import Credentials
 
@@ -120,7 +120,9 @@ class S3Store:
             answer = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
             return Entry(key, answer["ContentLength"], answer["LastModified"].timestamp())
 
-    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+    def put(
+        self, key: str, data: bytes | memoryview, *, if_match: str | None = None, if_none_match: bool = False
+    ) -> str:
         condition: dict[str, Any] = {}
         if if_match is not None:
             condition["IfMatch"] = if_match
@@ -130,9 +132,10 @@ class S3Store:
             with _errors(key):
                 # A service may take a request whose body never came for one of nothing, if no hash says otherwise:
                 # SeaweedFS stores an empty object when a process is killed between head and body.
+                body = io.BufferedReader(ViewBody(data)) if isinstance(data, memoryview) else data
                 md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
                 answer = self._client.put_object(
-                    Bucket=self._bucket, Key=self._key(key), Body=data, ContentMD5=md5, **condition
+                    Bucket=self._bucket, Key=self._key(key), Body=body, ContentMD5=md5, **condition
                 )
         except Missing:  # If-Match on an object that is gone
             raise Conflict(f"object {key} is no longer the one that was read") from None

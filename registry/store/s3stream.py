@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError
 
 from registry.store.protocol import StoreUnavailable
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 _TRIES = 3  # connections in a row that bring not one byte
 
@@ -34,6 +38,32 @@ class SdkBody:
 
     def close(self) -> None:
         self._body.close()
+
+
+class ViewBody(io.RawIOBase):
+    """What is to be sent, as a file, which is what the SDK reads without a copy of its own of the whole."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, room: Buffer) -> int:
+        target = memoryview(room)
+        part = self._view[self._at : self._at + len(target)]
+        target[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._view)}[whence]
+        self._at = max(0, base + offset)
+        return self._at
 
 
 class S3Stream:

@@ -32,7 +32,9 @@ class Parts(Protocol):
 
     def get(self, key: str) -> Object: ...
     def head(self, key: str) -> Entry: ...
-    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str: ...
+    def put(
+        self, key: str, data: bytes | memoryview, *, if_match: str | None = None, if_none_match: bool = False
+    ) -> str: ...
     def delete(self, key: str, *, if_match: str | None = None) -> None: ...
 
     def begin_parts(self, key: str) -> str:
@@ -131,17 +133,23 @@ class S3Writer:
             "tail": self._tail, "sealed": self._sealed,
         }  # fmt: skip
 
+    @property
+    def loose(self) -> int:
+        return self._filled
+
     def checkpoint(self) -> dict[str, Any]:
         self._land()
         # A fresh name each time: the state that was saved before must stay valid until the new one is saved.
         self._tail = f"{self._scratch}tail-{secrets.token_hex(8)}" if self._filled else None
         if self._tail:
-            self._store.put(self._tail, bytes(self._content()))
+            with self._content() as content:  # a view that lived on would keep the buffer from being cut
+                self._store.put(self._tail, content)
         return self._state()
 
     def seal(self) -> dict[str, Any]:
         if self._upload is None:
-            self._put_whole(bytes(self._content()))
+            with self._content() as content:
+                self._put_whole(content)
         elif self._filled:
             self._send_part()
         self._land()
@@ -149,7 +157,7 @@ class S3Writer:
         self._forget_buffers()
         return self._state()
 
-    def _put_whole(self, data: bytes) -> None:
+    def _put_whole(self, data: memoryview) -> None:
         """Never over other bytes: a request that came first may have made them a blob."""
         try:
             self._store.put(self._key, data, if_none_match=True)

@@ -1,4 +1,4 @@
-"""An S3 service that serves objects from memory, and misbehaves when and how a test says."""
+"""An S3 service that keeps objects in memory, and misbehaves when and how a test says."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Asked:
 
     target: str
     headers: dict[str, str]
+    body: bytes = b""
 
     @property
     def by_sdk(self) -> bool:
@@ -101,6 +102,10 @@ class ScriptedS3:
         self.asked.append(asked)
         if self.misdeeds:
             return self.misdeeds.pop(0)(connection, asked)
+        if asked.target.startswith("PUT "):
+            self.objects[path] = asked.body
+            connection.sendall(answer("200 OK", b""))
+            return True
         data = self.objects.get(path)
         if data is None:
             return error("404 Not Found", "NoSuchKey")(connection, asked)
@@ -138,5 +143,13 @@ def _request(connection: socket.socket) -> Asked | None:
         if not part:
             return None
         raw += part
-    first, *lines = raw.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-    return Asked(first, {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)})
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    if "expect" in headers:
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    parts, left = [body], int(headers.get("content-length", "0")) - len(body)
+    while left > 0 and (part := connection.recv(min(left, 65536))):
+        parts.append(part)
+        left -= len(part)
+    return Asked(first, headers, b"".join(parts))

@@ -231,6 +231,21 @@ def test_writer_continued_elsewhere(backend: Backend) -> None:
     assert content(store, "w/x") == b"".join(chunks)
 
 
+@pytest.mark.parametrize("sizes", [(100, 200, 300), (5 * MIB, 3 * MIB, 20 * MIB + 5), (16 * MIB, 17 * MIB, 1)])
+def test_writer_that_is_saved_and_goes_on(store: ObjectStore, sizes: tuple[int, ...]) -> None:
+    """As a long request does every few seconds."""
+    chunks = [os.urandom(size) for size in sizes]
+    writer = store.writer("w/x", scratch="s/x/")
+    for chunk in chunks:
+        writer.write([chunk])
+        writer.checkpoint()
+        assert writer.loose <= 16 * MIB
+    writer.seal()
+    writer.complete()
+    writer.close()
+    assert content(store, "w/x") == b"".join(chunks)
+
+
 @pytest.mark.parametrize("size", [10, 20 * MIB])
 def test_writer_aborted(store: ObjectStore, size: int) -> None:
     writer = store.writer("w/x", scratch="s/x/")
