@@ -148,8 +148,8 @@ def is_held(folder: Path) -> bool:
 
 
 def stop(run: Run, digests: set[str] | None = None, seconds: float = 60.0) -> None:
-    """Stop a runner, or with `digests` only those of its models, and wait until that is done. Raises `StowageError` if
-    it takes longer than `seconds`."""
+    """Stop a runner, or with `digests` only those of its models, and wait until that is done: a runner is stopped when
+    its process has ended. Raises `StowageError` if it takes longer than `seconds`."""
     everything = digests is None or digests >= {model.digest for model in run.models}
     if not everything:
         folder = run.folder / _STOP
@@ -160,7 +160,7 @@ def stop(run: Run, digests: set[str] | None = None, seconds: float = 60.0) -> No
         with suppress(ProcessLookupError):
             os.kill(run.pid, signal.SIGTERM if everything else signal.SIGHUP)
     deadline = time.monotonic() + seconds
-    while is_held(run.folder):
+    while is_held(run.folder) or (everything and _born(run.pid) == run.born):
         now = _read(run.folder)
         if not everything and now and not {model.digest for model in now.models} & (digests or set()):
             return
@@ -180,9 +180,11 @@ def _read(folder: Path) -> Run | None:
 
 
 def _born(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with the id, it names a process for good; 0 if it is gone."""
+    """When a process started, in clock ticks since boot: with the id, it names a process for good; 0 if it has ended,
+    whether or not its parent has heard of that."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    return int(text.rpartition(")")[2].split()[19])
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])

@@ -35,8 +35,6 @@ _OUTPUT, _ALIVE = "gateway.log", "alive"
 _MAX_OUTPUT = 64 * 1024
 _POLL = 0.1
 _ATTENTION = 0.5
-_LAST_MOMENT = 30.0
-"""Seconds a gateway may take to end when it serves nothing any more."""
 
 
 class GatewayFailed(StowageError):
@@ -176,17 +174,8 @@ class ProjectGateway:
         if run is not None:
             stop(run)
             (self.folder / WANTED).unlink(missing_ok=True)  # who attends it learns that it was stopped
-            self._wait_for_end(run)
         remove_tree(self.folder)
         return run is not None
-
-    def _wait_for_end(self, run: Run) -> None:
-        """A gateway that has stopped serving is a process for a moment still."""
-        deadline = time.monotonic() + _LAST_MOMENT
-        while self._is_alive():
-            if time.monotonic() > deadline:
-                raise GatewayFailed(f"process {run.pid} serves nothing any more, but does not end")
-            time.sleep(_POLL)
 
     def attend(self, output: BinaryIO) -> None:
         """Pass on to `output` what the gateway says, until it ends. Raises `GatewayFailed` unless it was stopped."""
