@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.memory import read_through, settle
 from benchmarks.registry import clients
 from benchmarks.registry.clients import Blob
 from benchmarks.registry.contestants import Contestant
@@ -72,6 +73,8 @@ def pushes(plan: Plan, store: str, rivals: list[Contestant]) -> Iterator[Series]
     for turn in range(plan.rounds):
         blob = plan.blob()
         for rival in rivals if turn % 2 else rivals[::-1]:
+            settle()
+            read_through([blob.path])
             before = rival.cpu_seconds()
             speed.add(rival.name, blob.size / 1e6 / clients.push(rival, "bench/push", blob))
             cost.add(rival.name, (rival.cpu_seconds() - before) * 1024 * _MIB / blob.size)
