@@ -130,9 +130,9 @@ class S3Store:
             condition["IfNoneMatch"] = "*"
         try:
             with _errors(key):
+                body = io.BufferedReader(ViewBody(data)) if isinstance(data, memoryview) else data
                 # A service may take a request whose body never came for one of nothing, if no hash says otherwise:
                 # SeaweedFS stores an empty object when a process is killed between head and body.
-                body = io.BufferedReader(ViewBody(data)) if isinstance(data, memoryview) else data
                 md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
                 answer = self._client.put_object(
                     Bucket=self._bucket, Key=self._key(key), Body=body, ContentMD5=md5, **condition

@@ -172,8 +172,8 @@ class ProjectGateway:
         `StowageError` if it takes too long."""
         run = self._settled()
         if run is not None:
+            (self.folder / WANTED).unlink(missing_ok=True)  # who attends it learns that it did not end by itself
             stop(run)
-            (self.folder / WANTED).unlink(missing_ok=True)  # who attends it learns that it was stopped
         remove_tree(self.folder)
         return run is not None
 
