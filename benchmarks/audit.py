@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from artifact.descriptor import Descriptor
 from artifact.manifest import EMPTY_CONFIG, Manifest, canonical_json
 from artifact.remote import RemoteRepository
 from benchmarks import machine, report
+from benchmarks.cost import Cost, measure
 from supplychain.bundle import Bundle
 from supplychain.dsse import Envelope, pae
 from supplychain.evidence import signature_tag
@@ -88,33 +88,25 @@ def _measure(host: str, folder: Path, options: argparse.Namespace) -> list[repor
     for name, policy in (*rounds, ("one in a hundred changed", "policy.yaml")):
         if name.startswith("one"):
             _change(host, options.artifacts, options.repositories, stranger)
-        seconds, processor, requests, most = _audit(host, folder, policy, options)
-        for item, value in ((spent, seconds), (used, processor), (asked, requests), (memory, most)):
+        cost, requests = _audit(host, folder, policy, options)
+        for item, value in ((spent, cost.seconds), (used, cost.processor), (asked, requests), (memory, cost.peak)):
             item.add(name, value)
-        shown = f"{seconds:.1f} s, {processor:.1f} s of a processor, {requests} requests, {most:.0f} MiB"
+        shown = f"{cost.seconds:.1f} s, {cost.processor:.1f} s of a processor, {requests} requests, {cost.peak:.0f} MiB"
         print(f"{name}: {shown}", flush=True)
     return [spent, used, asked, memory]
 
 
-def _audit(host: str, folder: Path, policy: str, options: argparse.Namespace) -> tuple[float, float, int, float]:
+def _audit(host: str, folder: Path, policy: str, options: argparse.Namespace) -> tuple[Cost, int]:
     command = [
         str(_BIN / "registry"), "audit", host, "--policy", str(folder / policy), "--state", str(folder / "state"),
         "--output", f"jsonl={folder / 'audit.jsonl'}", "--concurrency", str(options.concurrency),
     ]  # fmt: skip
-    began = time.monotonic()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
-    assert process.returncode == 0, said
+    cost = measure(command)
     records = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
     counts = {status: sum(record["status"] == status for record in records) for status in ("signed", "unknown")}
-    assert len(records) == options.artifacts, said
+    assert len(records) == options.artifacts, cost.said
     assert sum(counts.values()) == options.artifacts - len(range(9, options.artifacts, 10)), counts
-    requests = int(said.rpartition(" requests")[0].rpartition(" ")[2])
-    return seconds, usage.ru_utime + usage.ru_stime, requests, usage.ru_maxrss / 1024
+    return cost, int(cost.said.rpartition(" requests")[0].rpartition(" ")[2])
 
 
 def _fill(host: str, artifacts: int, repositories: int, release: PrivateKey, stranger: PrivateKey) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.cost import Cost, measure
 from benchmarks.memory import read_through
 from benchmarks.registry.contestants import Contestant
 from benchmarks.report import Series
 from benchmarks.throttle import throttled
 from benchmarks.transfers import models
 from benchmarks.transfers.clients import CheckedCurl, Curl, Podman, Puller, Stowage, blobs, clients
-from benchmarks.transfers.cost import GIB, Cost, Costs, measure
+from benchmarks.transfers.cost import GIB, Costs
 from benchmarks.transfers.models import OURS, Model, run
 
 _MIB = 1024 * 1024
