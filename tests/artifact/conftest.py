@@ -10,6 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import settings
 
+import artifact.layout.blobs
+import artifact.layout.pieces
+from tests.artifact.chunked import NEAR, PIECE
+
 # How long an example takes is up to whatever else the machine does.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -100,3 +104,18 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries follow one another at once."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces as small as the chunks of `tests.artifact.chunked` need."""
+    monkeypatch.setattr(artifact.layout.pieces, "PIECE", PIECE)
+    monkeypatch.setattr(artifact.layout.pieces, "NEAR", NEAR)
+    monkeypatch.setattr(artifact.layout.blobs, "IN_PIECES", PIECE)
+
+
+@pytest.fixture(params=["each", "whole"])
+def proving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Chunks are checked each when it arrives, or all only if the digest of the whole is wrong."""
+    monkeypatch.setattr(artifact.layout.pieces, "_PROVE_BELOW", float("inf") if request.param == "each" else 0)
+    return request.param

@@ -36,7 +36,9 @@ from tests.security.keyless import (
     services,
     sigstore,
 )  # fmt: skip
-from tests.supplychain.sigstore_services import Fulcio, Rekor, Sigstore
+from tests.supplychain.sigstore_identity import Fulcio
+from tests.supplychain.sigstore_log import Rekor
+from tests.supplychain.sigstore_services import Sigstore
 
 __all__ = ["check", "services", "sigstore"]
 
@@ -189,11 +191,11 @@ def test_certificates_that_are_not_good(sigstore: Sigstore, check: Check) -> Non
 
 
 def test_a_certificate_whose_two_issuers_disagree(sigstore: Sigstore, check: Check, monkeypatch: Any) -> None:
-    from tests.supplychain import sigstore_services
+    from tests.supplychain import sigstore_identity
 
-    real = sigstore_services.asn1.encode_der
+    real = sigstore_identity.asn1.encode_der
     monkeypatch.setattr(
-        sigstore_services.asn1, "encode_der", lambda value: real("https://x" if isinstance(value, str) else value)
+        sigstore_identity.asn1, "encode_der", lambda value: real("https://x" if isinstance(value, str) else value)
     )
     assert check(sigstore.bundle(PAYLOAD)).code == "malformed-signature"
 

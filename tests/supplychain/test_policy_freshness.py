@@ -35,7 +35,8 @@ from supplychain.statement import Statement
 from supplychain.trustroot import TrustRoot
 from supplychain.verify import verify
 from tests.supplychain.conftest import ANY_OF
-from tests.supplychain.sigstore_services import Sigstore, b64
+from tests.supplychain.sigstore_identity import b64
+from tests.supplychain.sigstore_services import Sigstore
 
 Parse = Callable[..., Policy]
 REFERENCE = Reference.parse("registry.example/acme/model:v1")
