@@ -52,9 +52,11 @@ class Digest:
         return cls(algorithm, hex_)
 
     @classmethod
-    def of(cls, data: bytes | bytearray | memoryview) -> Digest:
-        """The sha256 digest of `data`."""
-        return cls("sha256", hashlib.sha256(data).hexdigest())
+    def of(cls, data: bytes | bytearray | memoryview, algorithm: str = "sha256") -> Digest:
+        """The digest of `data`. Raises `InvalidInput` for another algorithm than sha256 and sha512."""
+        if algorithm not in _HEX_LENGTH:
+            raise InvalidInput(f"digest algorithm {algorithm!r} is not supported: use sha256 or sha512")
+        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
 
     @classmethod
     def from_hasher(cls, algorithm: str, hasher: Hasher) -> Digest:

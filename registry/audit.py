@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from registry.log.key import verifier_of
 from registry.log.verify import Verifier
 from supplychain.audit.examine import Examiner
 from supplychain.audit.output import JsonLines, Output, WholeFile
-from supplychain.audit.place import Registry, Scope, read_names
+from supplychain.audit.place import Place, Registry, Scope, read_names
 from supplychain.audit.prometheus import Prometheus
 from supplychain.audit.record import Record, Status
 from supplychain.audit.sarif import Sarif
@@ -124,10 +124,11 @@ def audit(
         outputs, console = _outputs(stack, [*(output or ()), *(["jsonl"] if as_json else ())] or ["table"])
         memory = stack.enter_context(_remembering(state, " ".join(map(str, (*scopes, *(names or ()))))))
         registry = Registry(plain_http, pace)
-        found = chain.from_iterable(registry.places(scope, names) for scope in scopes)
+        unseen: list[Scope] = []
+        found = chain.from_iterable(_places(registry, scope, names, unseen) for scope in scopes)
         walk = Walk(Examiner(rules, memory, summaries), found, concurrency)
         tally = Tally()
-        failure = _run(walk, tally, outputs, stack.enter_context(_progress(console)), pace)
+        failure = _run(walk, tally, unseen, outputs, stack.enter_context(_progress(console)), pace)
         if failure is None:
             memory.finish(drop=tally.complete)
     note(str(tally))
@@ -144,7 +145,20 @@ def _replay(hosts: list[str], key: str, plain_http: bool) -> None:
             raise typer.Exit(3)
 
 
-def _run(walk: Walk, tally: Tally, outputs: list[Output], progress: Progress, pace: Pace) -> StowageError | None:
+def _places(registry: Registry, scope: Scope, names: Sequence[str] | None, unseen: list[Scope]) -> Iterator[Place]:
+    """The repositories of one scope. One without any goes to `unseen`: a catalog leaves out what a login may not see,
+    and an audit of nothing must not look like one that found everything in order."""
+    none = True
+    for place in registry.places(scope, names):
+        none = False
+        yield place
+    if none:
+        unseen.append(scope)
+
+
+def _run(
+    walk: Walk, tally: Tally, unseen: list[Scope], outputs: list[Output], progress: Progress, pace: Pace
+) -> StowageError | None:
     """Take the walk. What ends it early is returned; the outputs have what was found until then."""
     task = progress.add_task("", total=None)
     failure: StowageError | None = None
@@ -156,6 +170,12 @@ def _run(walk: Walk, tally: Tally, outputs: list[Output], progress: Progress, pa
             progress.update(task, description=_shown(walk, tally, record))
     except StowageError as error:
         tally.complete, failure = False, error
+    for scope in unseen:
+        told = (
+            f"{scope}: no repository was found there, or none that this login sees "
+            f"(packager login {scope.host}, or name them with --repositories FILE)"
+        )
+        tally.complete, tally.missed = False, tally.missed or told
     tally.repositories, tally.requests, tally.ended = walk.repositories, pace.requests, time.time()
     progress.stop()
     for output in outputs:
@@ -172,8 +192,8 @@ def _shown(walk: Walk, tally: Tally, record: Record) -> str:
 
 def _conclude(tally: Tally, wanted: frozenset[str], failure: StowageError | None, state: Path | None) -> None:
     """Say how it ended, and end with the status that goes with it."""
-    if failure is not None:
-        note(f"error: {_printable(str(failure))}")
+    if failure is not None or tally.missed:
+        note(f"error: {_printable(str(failure or tally.missed))}")
     if not tally.complete:
         again = f"run it again with --state {state}" if state else "with --state FILE another run goes on from there"
         note(f"note: not everything could be looked at: {again}")

@@ -48,7 +48,7 @@ class RequiredAttestation:
         unmet: list[Step] = []
         good: dict[Signer, None] = {}
         for authority, attestation in self._made(attestations):
-            tried = list(self._tried(rule, authority, attestation, now))
+            tried = self._tried(rule, authority, attestation, now)
             failed = [step for step in tried if step.code is not Reason.ALLOWED]
             steps += tried
             unmet += [step for step in failed if step.kind == "condition"]
@@ -58,6 +58,14 @@ class RequiredAttestation:
         old = [step for step in steps if step.kind == "freshness" and step.code is not Reason.ALLOWED]
         return *steps, self._outcome(rule, satisfied, unmet, old, attestations)
 
+    def counting(self, attestations: Sequence[Attestation], now: datetime | None = None) -> list[Attestation]:
+        """Those of `attestations` that count for this by themselves: its authorities made them, all conditions hold."""
+        return [
+            attestation
+            for authority, attestation in self._made(attestations)
+            if all(step.code is Reason.ALLOWED for step in self._tried("", authority, attestation, now))
+        ]
+
     def _made(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Authority, Attestation]]:
         for attestation in attestations:
             if attestation.valid and attestation.predicate_type == self.type:
@@ -65,17 +73,19 @@ class RequiredAttestation:
                     if authority.is_author(attestation.signer):
                         yield authority, attestation
 
-    def _tried(self, rule: str, authority: Authority, attestation: Attestation, now: datetime | None) -> Iterator[Step]:
+    def _tried(self, rule: str, authority: Authority, attestation: Attestation, now: datetime | None) -> list[Step]:
         assert attestation.statement is not None
+        steps: list[Step] = []
         by = f"{attestation.source}, by {authority.name}"
         for condition in self.conditions:
             why = condition.unmet(attestation.statement.predicate, now)
             code = Reason.ATTESTATION_CONDITION if why else Reason.ALLOWED
             detail = f"{by}: {why or f'{condition.name} holds'}"
-            yield Step("condition", f"{rule}: {self.name}: {condition.name}", code, detail)
+            steps.append(Step("condition", f"{rule}: {self.name}: {condition.name}", code, detail))
         if self.max_age is not None:
             code, why = self.max_age.exceeded(attestation.time, now) or (Reason.ALLOWED, f"within {self.max_age}")
-            yield Step("freshness", f"{rule}: {self.name}: max-age", code, f"{by}: {why}")
+            steps.append(Step("freshness", f"{rule}: {self.name}: max-age", code, f"{by}: {why}"))
+        return steps
 
     def _outcome(
         self,

@@ -46,9 +46,9 @@ def verify_bundle(
         if "publicKey" not in material:
             raise Refused("the bundle is not signed with a key")
         signed = _signed(value, artifact, key.spki)
+        stamped = stamped_at(timestamps, signed.signature, root)
         for entry in entries:
-            logged_at(entry, signed, root)
-        stamped_at(timestamps, signed.signature, root)
+            logged_at(entry, signed, root, stamped)
         if not key.verify_digest(signed.signature, bytes.fromhex(signed.data_sha256)):
             raise Refused("the signature is not by this key")
         return

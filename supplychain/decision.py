@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from artifact.digest import Digest
@@ -17,6 +18,7 @@ from supplychain.evidence import Evidence
 from supplychain.glob import Target
 from supplychain.identity import Identity
 from supplychain.policy import Mode, Policy, Rule
+from supplychain.predicate import SCAN
 from supplychain.refusal import PolicyRefused, Reason
 from supplychain.signature import Finding, judge
 from supplychain.trace import Step
@@ -130,9 +132,10 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
     """
     rules = policy.rules_for(target)
     subject = evidence.subject
-    if subject in policy.revoked.digests:
-        why = policy.revoked.digests[subject] or "no reason given"
-        step = Step("revocation", str(subject), Reason.REVOKED_DIGEST, why)
+    revoked = next((digest for digest in (subject, *sorted(evidence.also)) if digest in policy.revoked.digests), None)
+    if revoked is not None:
+        why = policy.revoked.digests[revoked] or "no reason given"
+        step = Step("revocation", str(revoked), Reason.REVOKED_DIGEST, why)
         return _decision(policy, target, subject, step, Mode.ENFORCE, rules, (), (step,))
     judged = (judge(item, subject, policy.keys, policy.roots) for item in evidence.items)
     findings = [_unless_revoked(finding, policy) for finding in judged]
@@ -150,25 +153,33 @@ def decide(policy: Policy, target: Target, evidence: Evidence) -> Decision:
     # An enforced rule decides before one that only warns.
     failed.sort(key=lambda outcome: outcome[0].mode is Mode.WARN)
     rule, step = (failed or outcomes)[0]
-    grant, steps = _granted(outcomes, target, list(attested.values()))
+    grant, steps = _granted(outcomes, target, list(attested.values()), evidence.at)
     made = _decision(policy, target, subject, step, rule.mode, rules, signers, (*trace, *steps))
     return replace(made, grant=grant if made.allowed else NO_CODE)
 
 
 def _granted(
-    outcomes: Sequence[tuple[Rule, Step]], target: Target, attestations: Sequence[Attestation]
+    outcomes: Sequence[tuple[Rule, Step]], target: Target, attestations: Sequence[Attestation], now: datetime | None
 ) -> tuple[Grant, tuple[Step, ...]]:
     """What the rules that allow code grant together."""
     grant, steps = NO_CODE, []
     for rule, outcome in outcomes:
         if rule.allows_code:
-            more, step = granted(
-                rule.name, rule.authorities, attestations,
-                satisfied=outcome.code is Reason.ALLOWED, sure=rule.surely_applies(target),
-            )  # fmt: skip
+            satisfied, sure = outcome.code is Reason.ALLOWED, rule.surely_applies(target)
+            more, step = granted(rule.name, _scans(rule, attestations, now), satisfied=satisfied, sure=sure)
             grant |= more
             steps.append(step)
     return grant, tuple(steps)
+
+
+def _scans(rule: Rule, attestations: Sequence[Attestation], now: datetime | None) -> list[Attestation]:
+    """The scans that can grant something: where the rule says what a scan must be, those that are; else any valid one
+    by somebody whom the rule names."""
+    required = [item for item in rule.attestations if item.type == SCAN]
+    if required:
+        return [scan for item in required for scan in item.counting(attestations, now)]
+    scans = [item for item in attestations if item.valid and item.predicate_type == SCAN]
+    return [scan for scan in scans if any(authority.is_author(scan.signer) for authority in rule.authorities)]
 
 
 def _decision(

@@ -87,12 +87,14 @@ class Item:
 @dataclass(frozen=True)
 class Evidence:
     """All that was found for `subject`. `at` is when it was looked for: what a policy says about ages is judged against
-    it. `layout` is how the artifact is written (`layout_of`), where somebody asked."""
+    it. `layout` is how the artifact is written (`layout_of`), `also` are digests of the same manifest by other
+    algorithms (`other_digests`), where somebody asked."""
 
     subject: Digest
     items: tuple[Item, ...] = ()
     at: datetime | None = None
     layout: str | None = None
+    also: frozenset[Digest] = frozenset()
 
 
 def signature_tag(subject: Digest) -> str:
@@ -120,6 +122,16 @@ def layout_of(repository: Repository, subject: Digest) -> str:
     except Malformed:
         return "other"  # an index, or nothing a model could be
     return next((name for name, prefix in LAYOUTS.items() if config.startswith(prefix)), "other")
+
+
+def other_digests(repository: Repository, subject: Digest, algorithms: Iterable[str]) -> frozenset[Digest]:
+    """What else the manifest is called, by those of `algorithms` that are not the subject's own: which one a tag leads
+    to is the registry's choice. Raises `NotFound`, and as `collect`."""
+    others = set(algorithms) - {subject.algorithm}
+    if not others:
+        return frozenset()
+    _, raw = repository.manifest(subject)
+    return frozenset(Digest.of(raw, algorithm) for algorithm in others)
 
 
 _Read = Callable[[], "Item | None"]
@@ -236,9 +248,18 @@ class _Reader:
 
 
 def _relevant(listing: Iterable[Descriptor]) -> list[Descriptor]:
-    """The signatures among referrers, each once. An entry without a type is looked at: only its manifest can tell."""
-    unique = {entry.digest: entry for entry in listing if entry.media_type == IMAGE_MANIFEST}
-    return [entry for entry in unique.values() if entry.artifact_type in (SIGSTORE_BUNDLE, NOTATION, None)]
+    """The signatures among referrers, each once. An entry without a type is looked at: only its manifest can tell.
+
+    Two listings may say different things of one manifest. The one by which it is read decides: whoever can write the
+    fallback tag cannot hide with it what the registry itself lists.
+    """
+    unique: dict[Digest, Descriptor] = {}
+    for entry in listing:
+        if entry.media_type == IMAGE_MANIFEST and entry.artifact_type in (SIGSTORE_BUNDLE, NOTATION, None):
+            known = unique.get(entry.digest)
+            if known is None or known.artifact_type == NOTATION:
+                unique[entry.digest] = entry
+    return list(unique.values())
 
 
 def _faulty(form: Form, source: str, error: Exception) -> Item:

@@ -122,7 +122,7 @@ def matches(pattern: str, text: str) -> bool:
         if part == "**":
             ends = set(range(min(ends), len(text) + 1))
         elif part == "*":
-            ends = {end for start in ends for end in range(start, _component_end(text, start) + 1)}
+            ends = _within_components(text, ends)
         else:
             ends = {start + len(part) for start in ends if text.startswith(part, start)}
         if not ends:
@@ -130,6 +130,13 @@ def matches(pattern: str, text: str) -> bool:
     return len(text) in ends
 
 
-def _component_end(text: str, start: int) -> int:
-    slash = text.find("/", start)
-    return len(text) if slash < 0 else slash
+def _within_components(text: str, starts: set[int]) -> set[int]:
+    """Where one gets from `starts` without crossing a slash."""
+    reached: set[int] = set()
+    covered = -1  # up to where: a later start in the same component adds nothing
+    for start in sorted(starts):
+        if start > covered:
+            slash = text.find("/", start)
+            covered = len(text) if slash < 0 else slash
+            reached.update(range(start, covered + 1))
+    return reached

@@ -168,13 +168,13 @@ def _times(sealed: Sealed, root: TrustRoot) -> list[datetime]:
     if not sealed.log_entries:
         raise NotCertified(Reason.LOG_ENTRY, "it is in no transparency log: the bundle has no log entry")
     try:
-        logged = [logged_at(entry, sealed.signed, root) for entry in sealed.log_entries]
-    except Malformed as error:
-        raise NotCertified(Reason.LOG_ENTRY, str(error)) from None
-    try:
         stamped = stamped_at(sealed.timestamps, sealed.signed.signature, root)
     except Malformed as error:
         raise NotCertified(Reason.MALFORMED, str(error)) from None
+    try:
+        logged = [logged_at(entry, sealed.signed, root, stamped) for entry in sealed.log_entries]
+    except Malformed as error:
+        raise NotCertified(Reason.LOG_ENTRY, str(error)) from None
     return [*(time for time in logged if time is not None), *stamped]
 
 

@@ -32,7 +32,7 @@ MAX_SCRYPT_MEMORY = 256 * 1024 * 1024
 """Most memory a key file may make scrypt use (128 * N * r), in bytes."""
 
 _MAX_PARALLEL = 16
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,64})-----\s*([A-Za-z0-9+/=\s]*)-----END \1-----")
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,64})-----([A-Za-z0-9+/=\s]*)-----END \1-----")
 
 
 class WrongPassword(Exception):

@@ -37,6 +37,8 @@ class PublicKey:
     @classmethod
     def parse(cls, pem: bytes) -> PublicKey:
         """Read a PEM public key. Raises `InvalidInput` if it is not one, or neither P-256 nor Ed25519."""
+        if len(pem) > keyfile.MAX_BYTES:
+            raise InvalidInput(f"larger than {keyfile.MAX_BYTES} bytes: not a public key")
         label = keyfile.pem_label(pem.decode("ascii", "replace"))
         if label is not None and "PRIVATE" in label:
             raise InvalidInput("this is a private key: give the public one (PREFIX.pub)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -50,9 +50,15 @@ class Signed:
         return cls(envelope.signatures[0], signer, digest, envelope.payload)
 
 
-def logged_at(entry: Mapping[str, Any], signed: Signed, root: TrustRoot) -> datetime | None:
+def logged_at(
+    entry: Mapping[str, Any], signed: Signed, root: TrustRoot, stamped: Sequence[datetime] = ()
+) -> datetime | None:
     """Check that a log of `root` holds `entry` and that it is about `signed`; when the log says it was added, None if
-    the log does not say so with its signature. Raises `Malformed` if the entry does not count, whatever the reason."""
+    the log does not say so with its signature: then one of the times at which timestamp authorities saw the signature,
+    `stamped`, must lie in the period of a log whose key has ceased to count.
+
+    Raises `Malformed` if the entry does not count, whatever the reason.
+    """
     fields = exact_object(entry, "log entry", _FIELDS)
     body = decode_base64(fields.get("canonicalizedBody"), "the body of a log entry")
     log = root.logs.get(decode_base64(_object(fields, "logId").get("keyId"), "the identifier of a log"))
@@ -61,6 +67,8 @@ def logged_at(entry: Mapping[str, Any], signed: Signed, root: TrustRoot) -> date
     _check_proof(_object(fields, "inclusionProof"), body, log)
     _check_body(body, _object(fields, "kindVersion"), signed)
     if not _object(fields, "inclusionPromise"):
+        if log.valid.end is not None and not any(time in log.valid for time in stamped):
+            raise Malformed("nothing proves that the log entry is of a time at which the log's key counted")
         return None
     return _promised(fields, body, log)
 

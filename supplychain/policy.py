@@ -117,6 +117,11 @@ class Revocations:
     keys: tuple[PublicKey, ...] = ()
     identities: tuple[RevokedIdentity, ...] = ()
 
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """Those that the revoked digests are of."""
+        return frozenset(digest.algorithm for digest in self.digests)
+
 
 @dataclass(frozen=True)
 class Policy:

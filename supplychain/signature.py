@@ -22,6 +22,7 @@ from supplychain.logentry import Signed, logged_at
 from supplychain.refusal import Reason
 from supplychain.simplesigning import SimpleSigning
 from supplychain.statement import COSIGN_SIGN, OMS_SIGN, Statement
+from supplychain.timestamp import stamped_at
 from supplychain.trustroot import TrustRoot
 
 
@@ -141,8 +142,9 @@ def _logged(bundle: Bundle, key: PublicKey, roots: Sequence[TrustRoot]) -> Publi
     signed, found = Signed.of(bundle.envelope, key.spki), set()
     for root in roots:
         try:
+            stamped = stamped_at(bundle.timestamps, signed.signature, root)
             for entry in bundle.log_entries:
-                logged_at(entry, signed, root)
+                logged_at(entry, signed, root, stamped)
         except Malformed:
             continue
         found.add(root.fingerprint)

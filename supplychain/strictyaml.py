@@ -18,7 +18,7 @@ MAX_BYTES = 1024 * 1024
 """Largest file that is read, in bytes."""
 
 MAX_DEPTH = 16
-_INTEGER = re.compile(r"[0-9]{1,9}")
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,8}")  # 010 is ten to one reader of YAML and eight to another
 
 
 @dataclass(frozen=True)

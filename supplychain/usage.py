@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from supplychain.glob import matches
-from supplychain.predicate import SCAN
 from supplychain.refusal import Reason
 from supplychain.trace import Step
 
@@ -86,23 +85,20 @@ class Grant:
 NO_CODE = Grant()
 
 
-def granted(
-    rule: str, authorities: Collection[Authority], attestations: Collection[Attestation], *, satisfied: bool, sure: bool
-) -> tuple[Grant, Step]:
-    """What a rule that allows code grants, and the step that says why. `satisfied`: whether the rule is; `sure`:
-    whether it is about the reference whatever tag that may stand for."""
+def granted(rule: str, scans: Collection[Attestation], *, satisfied: bool, sure: bool) -> tuple[Grant, Step]:
+    """What a rule that allows code grants, and the step that says why. `scans` are those that count for the rule;
+    `satisfied`: whether the rule is; `sure`: whether it is about the reference whatever tag that may stand for."""
     name = f"{rule}: {TRUST_REMOTE_CODE}"
     if not sure:
         return NO_CODE, Step("grant", name, Reason.NOT_GRANTED, "the reference may mean a tag the rule is not about")
     if not satisfied:
         return NO_CODE, Step("grant", name, Reason.NOT_GRANTED, "the rule is not satisfied")
     found = NO_CODE
-    for item in attestations:
-        ours = any(authority.is_author(item.signer) for authority in authorities)
-        if item.valid and item.predicate_type == SCAN and ours and item.statement is not None:
+    for item in scans:
+        if item.statement is not None:
             found |= _allowed_in(item.statement.predicate)
     if not found:
-        why = "no scan by one of its authorities has a finding of code that was allowed"
+        why = "no scan that counts for the rule has a finding of code that was allowed"
         return NO_CODE, Step("grant", name, Reason.NOT_GRANTED, why)
     shown = ", ".join(sorted(found.code | found.configs))[:400]
     return found, Step("grant", name, Reason.ALLOWED, f"code may run: {shown}")

@@ -10,7 +10,7 @@ from artifact.errors import DigestMismatch
 from artifact.reference import Reference
 from artifact.repository import Repository
 from supplychain.decision import Decision, decide
-from supplychain.evidence import Evidence, collect, layout_of
+from supplychain.evidence import Evidence, collect, layout_of, other_digests
 from supplychain.glob import Target
 from supplychain.policy import Policy
 
@@ -31,6 +31,7 @@ def verify(repository: Repository, reference: Reference, subject: Descriptor, po
     rules = policy.rules_for(target)
     needed = any(rule.requirement.count or rule.attestations for rule in rules)
     evidence = collect(repository, subject.digest) if needed else Evidence(subject.digest)
+    evidence = replace(evidence, also=other_digests(repository, subject.digest, policy.revoked.algorithms))
     if any(rule.layouts is not None for rule in rules):
         evidence = replace(evidence, layout=layout_of(repository, subject.digest))
     return decide(policy, target, evidence)

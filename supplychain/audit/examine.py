@@ -20,7 +20,7 @@ from supplychain.audit.record import Record, Subject
 from supplychain.audit.remembering import RememberingRepository
 from supplychain.audit.state import State, StateUnusable
 from supplychain.audit.vsa import Summaries
-from supplychain.evidence import collect, layout_of
+from supplychain.evidence import collect, layout_of, other_digests
 from supplychain.policy import Policy
 
 MAX_MEMBERS = 256
@@ -100,6 +100,10 @@ class Examiner:
 
         return _guarded(place.about(None, digest), look)
 
+    def passed_over(self, place: Place, why: str) -> Found:
+        """What a repository has and is not looked at: a record, so that no audit is whole that is not."""
+        return Found(Record.broken(place.about(), StowageError(f"{place.about()}: {why}"), incomplete=True))
+
     def _artifact(self, place: Place, present: frozenset[str], tag: str | None, digest: Digest | None) -> Found:
         repository = RememberingRepository(place.repository, self._state, present)
         reference = digest if digest is not None else tag
@@ -112,7 +116,8 @@ class Examiner:
             return Found(Record.broken(subject, error), descriptor.digest)
         if refers and tag is None:
             return Found(digest=descriptor.digest)  # a referrer: it is part of what it refers to
-        evidence = collect(repository, descriptor.digest)
+        also = other_digests(repository, descriptor.digest, self._policy.revoked.algorithms)
+        evidence = replace(collect(repository, descriptor.digest), also=also)
         if any(rule.layouts is not None for rule in self._policy.rules):
             evidence = replace(evidence, layout=layout_of(repository, descriptor.digest))
         listing = repository.referrers(descriptor.digest)
@@ -121,7 +126,10 @@ class Examiner:
         record = replace(record, reused=reused)
         if self._summaries is not None:
             record = self._summaries.add(repository, record)
-        return Found(record, descriptor.digest, members)
+        if len(members) > MAX_MEMBERS:
+            why = f"it has {len(members)} members, of which {MAX_MEMBERS} are looked at"
+            record = replace(record, incomplete=True, reason=f"{record.reason}; {why}")
+        return Found(record, descriptor.digest, members[:MAX_MEMBERS])
 
 
 def _listed(place: Place) -> list[str]:
@@ -151,7 +159,7 @@ def _read(descriptor: Descriptor, raw: bytes) -> tuple[str | None, tuple[Digest,
     """A manifest's artifact type, an index's members, and whether it refers to another. Raises `Malformed`."""
     if descriptor.media_type in _INDEXES:
         index = Index.parse(raw, descriptor.media_type)
-        members = tuple(dict.fromkeys(item.digest for item in index.manifests))[:MAX_MEMBERS]
+        members = tuple(dict.fromkeys(item.digest for item in index.manifests))
         return index.artifact_type, members, index.subject is not None
     manifest = Manifest.parse(raw, descriptor.media_type)
     return manifest.referrer_type, (), manifest.subject is not None
@@ -167,7 +175,7 @@ def _signatures(tag: str, descriptor: Descriptor, raw: bytes) -> tuple[Digest, .
     try:
         if match[3] is None:
             index = Index.parse(raw, descriptor.media_type)
-            return (*of, *(item.digest for item in index.manifests))[:MAX_MEMBERS]
+            return (*of, *(item.digest for item in index.manifests))
         layers = Manifest.parse(raw, descriptor.media_type).layers
     except StowageError:
         return None

@@ -54,7 +54,8 @@ class JsonLines:
         self._stream = stream
 
     def add(self, record: Record) -> None:
-        self._stream.write(json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n")
+        # ASCII: what strangers wrote into a bundle may hold what UTF-8 cannot say.
+        self._stream.write(json.dumps(record.to_json(), separators=(",", ":")) + "\n")
 
     def end(self, tally: Tally) -> None:
         self._stream.flush()

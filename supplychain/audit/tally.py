@@ -13,7 +13,8 @@ _MAX_REPOSITORIES = 1000
 
 @dataclass
 class Tally:
-    """The counts of one run. `complete` says whether everything could be looked at.
+    """The counts of one run. `complete` says whether everything could be looked at, `missed` what of it could not,
+    for the first such record.
 
     `statuses` are by registry and status, `verdicts` by registry, verdict (``allowed``, ``warned``, ``refused``,
     ``none``) and code. `refused` is by registry and repository, for the first thousand that have something refused.
@@ -26,6 +27,7 @@ class Tally:
     repositories: int = 0
     requests: int = 0
     complete: bool = True
+    missed: str = ""
     statuses: Counter[tuple[str, Status]] = field(default_factory=Counter)
     verdicts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -35,7 +37,8 @@ class Tally:
         subject = record.subject
         self.artifacts += 1
         self.reused += record.reused
-        self.complete = self.complete and not record.incomplete
+        if record.incomplete:
+            self.complete, self.missed = False, self.missed or record.reason
         self.statuses[subject.registry, record.status] += 1
         self.verdicts[subject.registry, verdict(record), record.code] += 1
         place = (subject.registry, subject.repository)

@@ -61,8 +61,9 @@ class Summaries:
         return replace(record, summary=written)
 
     def predicate(self, record: Record) -> dict[str, Any]:
-        """What the summary says."""
+        """What the summary says: passed is what the policy lets pass, not what it only warns of."""
         assert record.decision is not None
+        passed = record.allowed and not record.warned
         found: list[Signature | Attested] = [*record.signatures, *record.attestations]
         inputs = sorted({
             item.manifest.hex for item in found
@@ -74,8 +75,8 @@ class Summaries:
             "resourceUri": package_url(record.subject),
             "policy": {"digest": {self.policy.algorithm: self.policy.hex}},
             "inputAttestations": [{"digest": {"sha256": digest}} for digest in inputs],
-            "verificationResult": "PASSED" if record.allowed else "FAILED",
-            "verifiedLevels": ["SLSA_BUILD_LEVEL_UNEVALUATED"] if record.allowed else ["FAILED"],
+            "verificationResult": "PASSED" if passed else "FAILED",
+            "verifiedLevels": ["SLSA_BUILD_LEVEL_UNEVALUATED"] if passed else ["FAILED"],
             "slsaVersion": "1.0",
         }
 

@@ -134,6 +134,7 @@ class _Visit:
         self._seen: set[Digest] = set()
         self._led_to: dict[Digest, None] = {}
         self._loose = 0
+        self._cut = False
 
     @property
     def fresh(self) -> bool:
@@ -173,11 +174,16 @@ class _Visit:
 
     def _without_tags(self) -> Iterator[_Work] | None:
         wanted = [digest for digest in self._led_to if digest not in self._seen]
-        wanted = wanted[: MAX_LOOSE - self._loose]
-        if not wanted or self._phase > 3 + _MAX_DEPTH:
+        if not wanted or self._cut:
             return None
+        taken = wanted[: MAX_LOOSE - self._loose] if self._phase <= 3 + _MAX_DEPTH else []
         self._led_to = {}
-        self._seen.update(wanted)
-        self._loose += len(wanted)
-        self.expected = len(wanted)
-        return (partial(self._examiner.loose, self._place, self._present, digest) for digest in wanted)
+        self._seen.update(taken)
+        self._loose += len(taken)
+        works: list[_Work] = [partial(self._examiner.loose, self._place, self._present, digest) for digest in taken]
+        if len(taken) < len(wanted):
+            self._cut = True
+            why = f"not looked at: {len(wanted) - len(taken)} without a tag, and what they lead to"
+            works.append(partial(self._examiner.passed_over, self._place, why))
+        self.expected = len(works)
+        return iter(works)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 
@@ -95,3 +96,29 @@ def test_a_key_signature_that_has_to_be_in_a_log(sigstore: Sigstore, check: Chec
     root = sigstore.trusted_root()
     assert check(with_entries(good[0]), text=LOGGED, root={**root, "tlogs": root["tlogs"][1:]}).code == "log-entry"
     assert check(with_entries(), text=LOGGED.replace(", log: root", "")).allowed
+
+
+def test_a_log_whose_key_has_ceased_to_count(sigstore: Sigstore, check: Check) -> None:
+    """Whoever has the key of a retired log could leave out the promise, which alone says when. A time in its period
+    has to be proven then, by a timestamp authority."""
+    signed = json.loads(by_key())
+    entry = sigstore.entry(signed["dsseEnvelope"], KEY.public, 1)
+    del entry["inclusionPromise"]
+    signed["verificationMaterial"]["tlogEntries"] = [entry]
+    assert check(signed, text=LOGGED).allowed
+    for end, stamped, allowed in (
+        ("2021-01-01T00:00:00Z", False, False),
+        ("2021-01-01T00:00:00Z", True, False),
+        ("2999-01-01T00:00:00Z", False, False),
+        ("2999-01-01T00:00:00Z", True, True),
+    ):
+        root = copy.deepcopy(sigstore.trusted_root())
+        root["tlogs"][0]["publicKey"]["validFor"]["end"] = end
+        bundle = copy.deepcopy(signed)
+        if stamped:
+            stamp = sigstore.stamp(base64.b64decode(signed["dsseEnvelope"]["signatures"][0]["sig"]))
+            bundle["verificationMaterial"]["timestampVerificationData"] = {
+                "rfc3161Timestamps": [{"signedTimestamp": stamp}]
+            }
+        decision = check(bundle, text=LOGGED, root=root)
+        assert decision.code == ("allowed" if allowed else "log-entry"), (end, stamped, decision.reason)

@@ -204,6 +204,15 @@ def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
         PublicKey.load("/dev/zero")
 
 
+def test_a_key_of_nothing_but_space_is_read_once() -> None:
+    """Such a key may stand in a policy that came with an archive."""
+    head = b"-----BEGIN PUBLIC KEY-----"
+    with pytest.raises(InvalidInput, match="not a PEM"):
+        PublicKey.parse(head + b" " * (keyfile.MAX_BYTES - len(head)))
+    with pytest.raises(InvalidInput, match="larger"):
+        PublicKey.parse(head + b" " * keyfile.MAX_BYTES)
+
+
 @given(st.binary(max_size=300))
 def test_arbitrary_public_keys(raw: bytes) -> None:
     body = base64.b64encode(raw)

@@ -68,6 +68,7 @@ def test_a_mode_is_inherited_and_overridden(policy: Parse) -> None:
         (HEAD + "rules: [{match: [a], require: {any-of: [a], all-of: [b]}}]\n", 3, "one of"),
         (HEAD + "rules: [{match: [a], require: {at-least: {count: 3, of: [a, b]}}}]\n", 3, "cannot be required"),
         (HEAD + "rules: [{match: [a], require: {at-least: {count: 0, of: [a, b]}}}]\n", 3, "cannot be required"),
+        (HEAD + "rules: [{match: [a], require: {at-least: {count: 010, of: [a, b]}}}]\n", 3, "whole number"),
         (HEAD + "rules: [{match: [a], require: nothing}]\nrevoked: {digests: ['sha256:0']}\n", 4, "digest"),
         (HEAD + "rules: [{match: [a], require: nothing}]\nrevoked: {keys: [{fingerprint: x}]}\n", 4, "fingerprint"),
         (HEAD + "rules: [{match: [a], require: nothing}]\nrevoked: {keys: [{reason: x}]}\n", 4, "by key or by"),

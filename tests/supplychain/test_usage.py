@@ -73,9 +73,9 @@ def test_code_is_granted_to_what_a_trusted_scan_allowed_by_name(ask, scanned):
     ("rules", "scan", "reference", "why"),
     [
         ([RULE], {}, "", None),
-        ([ALLOWS], {"scanner": "ops"}, "", "no scan by one of its authorities"),
-        ([ALLOWS], {"findings": []}, "", "no scan by one of its authorities"),
-        ([ALLOWS], {"findings": "x"}, "", "no scan by one of its authorities"),
+        ([ALLOWS], {"scanner": "ops"}, "", "no scan that counts for the rule"),
+        ([ALLOWS], {"findings": []}, "", "no scan that counts for the rule"),
+        ([ALLOWS], {"findings": "x"}, "", "no scan that counts for the rule"),
         ([ALLOWS], {"findings": [7, {"code": "python-code", "path": "a.py", "allowed": 1}]}, "", "no scan"),
         ([RULE, f"{ALLOWS}, mode: warn".replace("release", "ops")], {}, "", "the rule is not satisfied"),
         ([RULE, ALLOWS.replace("'**'", "'**/model:v1'")], {}, "registry.example/acme/model", "may mean a tag"),
@@ -157,3 +157,24 @@ def test_mistakes_are_pointed_at(policy, rule, message):
     with pytest.raises(InvalidInput, match=message) as error:
         policy(f"{AUTHORITIES}rules:\n- {{{rule}}}\n")
     assert str(error.value).startswith("policy.yaml:4: ")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "conditions: [{path: /scanner/uri, equals: 'https://scans.example'}]",
+        "require: {any-of: [ops]}",
+        "max-age: 1d",
+    ],
+)
+def test_a_scan_the_rule_does_not_take_grants_nothing(repository, subject, keys, ask, wanted):
+    """Another scan satisfies the rule; the one that would let code run does not."""
+    sign(repository, subject, keys["release"])
+    wished = Statement.about(subject.digest, SCAN, {"findings": SAID, "scanner": {"uri": "https://other.example"}})
+    attest(repository, subject, wished, keys["release"])
+    good = Statement.about(subject.digest, SCAN, {"findings": [], "scanner": {"uri": "https://scans.example"}})
+    attest(repository, subject, good, keys["ops" if "ops" in wanted else "release"])
+    decision = ask(f"{ALLOWS}, attestations: [{{type: scan, {wanted}}}]")
+    assert decision.allowed is ("max-age" not in wanted), "a signature by a key has no time that could be too long ago"
+    assert not decision.grant
+    assert [step.code for step in decision.trace if step.kind == "grant"] == ["not-granted"]

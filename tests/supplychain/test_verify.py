@@ -265,3 +265,22 @@ def test_a_sha512_artifact_is_signed_by_bundle_alone(policy: Parse) -> None:
     statement = Statement.parse(Statement.about(digest, COSIGN_SIGN).to_bytes())
     assert statement.names(digest)
     assert not statement.names(Digest("sha256", "ab" * 32))
+
+
+@pytest.mark.parametrize(("named", "revoked"), [("sha512", "sha256"), ("sha256", "sha512")])
+@pytest.mark.parametrize("more", ["", "mode: warn\n"])
+def test_a_revoked_manifest_is_refused_whatever_it_is_called(
+    repository: LayoutRepository, subject: Descriptor, policy: Parse, named: str, revoked: str, more: str
+) -> None:
+    """Which digest a tag leads to is the registry's choice."""
+    _, raw = repository.manifest(subject.digest)
+    called = Descriptor(subject.media_type, Digest.of(raw, named), subject.size)
+
+    class Renaming(LayoutRepository):
+        def manifest(self, reference: str | Digest) -> tuple[Descriptor, bytes]:
+            assert reference == called.digest
+            return called, raw
+
+    text = one_rule("nothing", f"{more}revoked: {{digests: ['{Digest.of(raw, revoked)}']}}\n")
+    decision = verify(Renaming(repository.root, repository.name), REFERENCE, called, policy(text))
+    assert (decision.allowed, decision.code) == (False, "revoked-digest")

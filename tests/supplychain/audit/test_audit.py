@@ -224,3 +224,15 @@ def test_mistakes_are_told_apart_from_findings(zoo: Zoo, audit: Audit, tmp_path:
         assert said in audit(*arguments, status=2).err
     missing = audit(f"{zoo.host}/no/such", status=1)
     assert (missing.records[0]["status"], missing.records[0]["code"]) == ("broken", "server-error")
+
+
+@pytest.mark.parametrize("pattern", ["nope/**", "**/nope"])
+def test_an_audit_that_sees_nothing_has_not_found_everything_in_order(
+    zoo: Zoo, audit: Audit, tmp_path: Path, pattern: str
+) -> None:
+    """A catalog leaves out what a login may not see, and a pattern may be misspelt."""
+    out = tmp_path / "audit.prom"
+    ran = audit(f"{zoo.host}/{pattern}", f"{zoo.host}/{NAME}", output=f"prometheus={out}", status=1)
+    assert f"error: {zoo.host}/{pattern}: no repository was found there" in ran.err
+    assert f"packager login {zoo.host}" in ran.err
+    assert "stowage_audit_complete 0.0" in out.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,8 +16,18 @@ from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.manifest import EMPTY_CONFIG, Index, Manifest
+from artifact.mediatypes import IN_TOTO
+from artifact.remote import RemoteRepository
+from supplychain.audit.examine import MAX_MEMBERS
+from supplychain.bundle import Bundle
+from supplychain.dsse import Envelope, pae
+from supplychain.keys import PrivateKey
+from supplychain.predicate import PROVENANCE
+from supplychain.statement import Statement
 from tests.artifact.conftest import Exchange
+from tests.registry.servers import RunningRegistry
 from tests.supplychain.audit.conftest import Audit
+from tests.supplychain.audit.zoo import push, refer
 
 Serve = Callable[[Callable[[Exchange], None]], Any]
 
@@ -236,6 +247,39 @@ def test_an_index_that_leads_to_itself_and_to_many(serve: Serve, audit: Audit) -
         else:
             answer(exchange)
 
-    records = audit(serve(script).host).records
-    assert len(records) == 5
-    assert len({record["digest"] for record in records}) == 5
+    *looked_at, told = audit(serve(script).host, status=1).records
+    assert len({record["digest"] for record in looked_at}) == len(looked_at) == 5
+    assert told["incomplete"] and "not looked at: 1 without a tag" in told["reason"]
+
+
+def test_members_that_are_too_many_to_look_at_are_told(serve: Serve, audit: Audit) -> None:
+    """Nothing can hide behind others and leave the audit whole."""
+    members = [Descriptor(mediatypes.IMAGE_MANIFEST, Digest.of(b"%d" % number), 7) for number in range(MAX_MEMBERS + 1)]
+    raw = Index(members).to_bytes()
+    digest = str(Digest.of(raw))
+
+    def script(exchange: Exchange) -> None:
+        if exchange.path.endswith(("/manifests/v1", f"/manifests/{digest}")):
+            exchange.answer(200, raw, Content_Type=mediatypes.IMAGE_INDEX, Docker_Content_Digest=digest)
+        else:
+            answer(exchange)
+
+    (record,) = audit(serve(script).host, status=1).records
+    assert record["incomplete"] and f"{MAX_MEMBERS + 1} members" in record["reason"]
+
+
+def test_text_that_utf8_cannot_say_is_written(
+    kept: RunningRegistry, audit: Audit, keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
+    """Whoever may push a referrer writes into what an audit reports of it."""
+    repository = RemoteRepository(kept.host, "surrogates")
+    subject = push(repository, b"weights", "v1")
+    payload = Statement.about(subject.digest, PROVENANCE, {}).to_bytes().replace(b"slsa.dev", rb"\\ud800")
+    envelope = Envelope(payload, IN_TOTO, (keys["stranger"].sign(pae(IN_TOTO, payload)),))
+    bundle = Bundle(envelope, hint=keys["stranger"].public.hint).to_bytes()
+    refer(repository, subject, bundle, mediatypes.SIGSTORE_BUNDLE)
+    out = tmp_path / "out.jsonl"
+    audit(f"{kept.host}/surrogates", "--output", f"sarif={tmp_path / 'out.sarif'}", output=f"jsonl={out}")
+    (record,) = map(json.loads, out.read_text().splitlines())
+    assert record["status"] == "unsigned"
+    assert (tmp_path / "out.sarif").exists()

@@ -75,12 +75,12 @@ def test_sarif_of_nothing_and_of_what_only_warns(
     other.write_text(policy.read_text().replace("version: 1", "version: 1\nmode: warn"))
     free = policy.with_name("free.yaml")
     free.write_text('version: 1\nrules: [{match: ["**"], require: nothing}]\n')
-    for arguments, levels in (
-        ((f"{kept.host}/warned/none/*",), []),
-        ((f"{kept.host}/warned/model", "--policy", other), ["warning"]),
-        ((f"{kept.host}/warned/model", "--policy", free), ["note"]),
+    for arguments, status, levels in (
+        ((f"{kept.host}/warned/none/*",), 1, []),
+        ((f"{kept.host}/warned/model", "--policy", other), 0, ["warning"]),
+        ((f"{kept.host}/warned/model", "--policy", free), 0, ["note"]),
     ):
-        log = json.loads(audit(*arguments, output="sarif").out)
+        log = json.loads(audit(*arguments, output="sarif", status=status).out)
         Draft4Validator(sarif_schema).validate(log)
         assert [result["level"] for result in log["runs"][0]["results"]] == levels
 

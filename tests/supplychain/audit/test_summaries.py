@@ -127,6 +127,7 @@ def test_a_summary_that_cannot_be_written_is_told(
     ran = audit(*arguments, "--vsa-dir", tmp_path / "out", env={"COSIGN_PASSWORD": "secret"}, status=1)
     assert ran.records[0]["summary"] is None and ran.records[0]["incomplete"]
     assert (ran.records[0]["status"], ran.records[0]["code"]) == ("unsigned", "unsigned")
+    assert "error: " in ran.err and "its summary cannot be written" in ran.err
 
 
 def test_a_policy_may_require_a_summary(
@@ -158,3 +159,19 @@ def test_package_urls() -> None:
     )
     assert package_url(Subject("oci", "x/y z", "oci:/x/y z", None, digest)) == f"pkg:oci/y%20z@sha256%3A{'0' * 64}"
     assert package_url(Subject("h", "a", "h/a")) == "pkg:oci/a?repository_url=h/a"
+
+
+def test_what_is_only_warned_of_has_not_passed(
+    kept: RunningRegistry, audit: Audit, auditor: Path, policy: Path, tmp_path: Path
+) -> None:
+    """Whoever takes the summary in place of signatures would let it pass for good."""
+    repository = RemoteRepository(kept.host, "summed/warned")
+    subject = push(repository, b"unsigned", "v1")
+    trial = policy.with_name("trial.yaml")
+    trial.write_text(f"{policy.read_text()}mode: warn\n")
+    arguments = (f"{kept.host}/summed/warned", "--policy", trial, "--vsa-key", auditor)
+    (record,) = audit(*arguments, env={"COSIGN_PASSWORD": "secret"}).records
+    assert record["allowed"] and record["warned"], record["reason"]
+    (statement,) = summaries(repository, subject, auditor)
+    assert statement.predicate["verificationResult"] == "FAILED"
+    assert statement.predicate["verifiedLevels"] == ["FAILED"]
