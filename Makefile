@@ -12,7 +12,7 @@ ENGINE ?= llama.cpp
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo demo-mirror test bench oracle check format docs clean
+.PHONY: help setup demo demo-mirror test bench oracle check format clean
 
 help:  ## Show what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
