@@ -32,8 +32,9 @@ class Moved:
         self._progress.finish(name, note)
 
     def of(self, total: int) -> str:
-        """``moved 1.2 MB of 40 GB``, where `total` is the number of bytes there are."""
-        return moved(self.count, total)
+        """``moved 1.2 MB of 40 GB``, where `total` is the number of bytes of the artifact. What goes along with it
+        (signatures, attestations) is counted as well, so there are as many at least as were moved."""
+        return moved(self.count, max(total, self.count))
 
 
 def moved(count: int, total: int) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from artifact.errors import DigestMismatch, InvalidInput
+from artifact.digest import Digest
+from artifact.errors import DigestMismatch, InvalidInput, StowageError
 from artifact.locate import base_at, local_repository, open_repository, resolve
+from artifact.mediatypes import TENSOR_INDEX
 from artifact.moved import Moved, total_size
 from artifact.reference import Reference
 from artifact.repository import Repository
@@ -61,7 +64,19 @@ def push_command(
             copy_artifact(source, target, sibling, tag=tag + SUFFIX, progress=files)
         copy_artifact(source, target, descriptor.digest, tag=tag, progress=files, referrers=all_referrers, base=base)
     note(counted.of(total_size(source, descriptor)))
+    if not all_referrers and (behind := _left_behind(source, target, descriptor.digest)):
+        what = "signature or attestation stays" if behind == 1 else "signatures and attestations stay"
+        note(f"note: {behind} {what} behind: --all-referrers sends what refers to it")
     print_pinned(target_reference.with_tag(tag), descriptor)
+
+
+def _left_behind(source: Repository, target: Repository, digest: Digest) -> int:
+    """How many referrers the target lacks, besides the tensor index, which goes along; 0 if they cannot be listed."""
+    with suppress(StowageError):
+        there = {item.digest for item in target.referrers(digest)}
+        listed = (item for item in source.referrers(digest) if item.artifact_type != TENSOR_INDEX)
+        return len({item.digest for item in listed} - there)
+    return 0
 
 
 _COPY_HELP = """The same as push.
