@@ -10,6 +10,7 @@ import errno
 import fcntl
 import itertools
 import os
+import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,11 @@ from typing import BinaryIO
 
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest, Hasher
-from artifact.errors import DigestMismatch, StorageFull, Unreachable
+from artifact.errors import DigestMismatch, Malformed, StorageFull, Unreachable
 from artifact.layout.chunks import wrong_parts
-from artifact.layout.files import sync_folder
+from artifact.layout.files import name_complete
 from artifact.layout.pace import Traffic
-from artifact.layout.pieces import PIECE, Brought, fetch_pieces
+from artifact.layout.pieces import PIECE, Brought, fetch_pieces, write_all
 from artifact.progress import Progress
 from artifact.source import NoRanges, RangedSource, Reader, Source
 from artifact.tensorindex.format import Chunk
@@ -39,6 +40,10 @@ IN_PIECES = 4 * PIECE
 
 _ATTEMPTS = 5
 """How often a transfer that makes no headway at all is begun again."""
+
+MAX_SIZE = 16 * 1024**4
+"""Largest blob that is stored, in bytes: ext4 has no larger files. What a manifest states decides how much is planned
+for, also where room is not really reserved and no disk is full."""
 
 
 class Blobs:
@@ -58,7 +63,13 @@ class Blobs:
 
     def write(self, descriptor: Descriptor, source: Source, progress: Progress) -> bool:
         """Store a blob; False if it was there. Raises `DigestMismatch`, and keeps nothing, if the bytes are not the
-        ones the descriptor names; `StorageFull`, and keeps what arrived, if the disk is full."""
+        ones the descriptor names; `StorageFull`, and keeps what arrived, if the disk is full; `Malformed` for a size
+        above `MAX_SIZE`."""
+        if descriptor.size > MAX_SIZE:
+            raise Malformed(
+                f"{descriptor.digest} is said to have {descriptor.size:,} bytes, and a blob has at most {MAX_SIZE:,}: "
+                "the manifest that says so is wrong; ask who published it"
+            )
         name, final = str(descriptor.digest), self.path(descriptor.digest)
         if self._is_stored(final, descriptor.size):
             progress.finish(name, "exists")
@@ -74,9 +85,7 @@ class Blobs:
                     progress.finish(name, "exists")
                     return False
                 _fill(stream, descriptor, source, progress, self._traffic, partial)
-                os.fchmod(stream.fileno(), 0o444)
-                os.fsync(stream.fileno())
-                partial.replace(final)
+                name_complete(stream.fileno(), descriptor.size, partial, final)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(
@@ -84,7 +93,6 @@ class Blobs:
                     "free some space and run the same command again, it goes on where it stopped"
                 ) from None
             raise
-        sync_folder(final.parent)
         progress.finish(name)
         return True
 
@@ -100,16 +108,39 @@ class Blobs:
 def exclusive(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for writing with every other writer kept out."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError:
+            _make_writable(path)
+            continue
         with os.fdopen(descriptor, "r+b", buffering=0) as stream:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                current = path.stat().st_ino == os.fstat(descriptor).st_ino
-            except FileNotFoundError:
-                current = False
-            if current:  # else the file was finished or given up by its previous writer while we waited
+            if _lock(descriptor, path):
                 yield stream
                 return
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Keep every other writer out of the open file. False if it was finished or given up by its previous writer while
+    we waited, and is not `path` any more."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _make_writable(path: Path) -> None:
+    """Take up a file of ours whose writer died when it was complete and read-only, but not named yet. Raises
+    `PermissionError` for every other that may not be written."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # it has its name by now
+        return
+    with os.fdopen(descriptor, "rb"):
+        if _lock(descriptor, path):  # else its writer lives, and has named it
+            if os.fstat(descriptor).st_mode & stat.S_IWUSR:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            os.fchmod(descriptor, 0o600)
 
 
 def _fill(
@@ -124,7 +155,7 @@ def _fill(
         note(
             f"warning: what was here of {descriptor.digest.short} is not what it should be: all of it is fetched again"
         )
-        progress.advance(str(descriptor.digest), -os.fstat(stream.fileno()).st_size)
+        progress.advance(str(descriptor.digest), -min(os.fstat(stream.fileno()).st_size, descriptor.size))
         stream.truncate(0)
         plain = source.ranges if isinstance(source, IndexedSource) else source
         brought = replace(_bring(stream, descriptor, plain, progress, traffic), suspect=brought.suspect)
@@ -215,7 +246,6 @@ def _receive(
 ) -> int:
     """Append bytes from `source` until the blob has its size or the source ends; start over where a source breaks."""
     failures = 0
-    stream.seek(done)
     with _Absorber(stream, hasher, descriptor, progress) as absorber:
         while done < descriptor.size:
             before = done
@@ -236,7 +266,7 @@ class _Absorber:
     """Hashes and writes one buffer, each in a thread, while the next is filled."""
 
     def __init__(self, stream: BinaryIO, hasher: Hasher, descriptor: Descriptor, progress: Progress) -> None:
-        self._stream, self._hasher = stream, hasher
+        self._file, self._size, self._hasher = stream.fileno(), descriptor.size, hasher
         self._name, self._progress = str(descriptor.digest), progress
         size = max(1, min(_BUFFER, descriptor.size))
         self._buffers = (memoryview(bytearray(size)), memoryview(bytearray(size)))
@@ -250,8 +280,8 @@ class _Absorber:
         self._threads.shutdown(wait=True)
 
     def absorb(self, reader: Reader, left: int) -> Iterator[int]:
-        """Take at most `left` bytes from `reader`; yields the size of each piece, and does not return, nor let an
-        exception of the reader out, before all that was yielded is hashed and written."""
+        """Take at most the last `left` bytes of the blob from `reader`; yields the size of each piece, and does not
+        return, nor let an exception of the reader out, before all that was yielded is hashed and written."""
         try:
             for buffer in itertools.cycle(self._buffers):
                 filled, broken = _fill_buffer(reader, buffer[: min(len(buffer), left)])
@@ -259,7 +289,7 @@ class _Absorber:
                 if filled:
                     data = buffer[:filled]
                     self._work = [
-                        self._threads.submit(_write_all, self._stream, data),
+                        self._threads.submit(write_all, self._file, data, self._size - left),
                         self._threads.submit(self._hasher.update, data),
                     ]
                     self._progress.advance(self._name, filled)
@@ -287,8 +317,3 @@ def _fill_buffer(reader: Reader, buffer: memoryview) -> tuple[int, Unreachable |
     except Unreachable as error:
         return filled, error
     return filled, None
-
-
-def _write_all(stream: BinaryIO, data: memoryview) -> None:
-    while data:
-        data = data[stream.write(data) :]

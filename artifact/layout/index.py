@@ -19,6 +19,9 @@ from artifact.errors import Malformed, NotFound
 from artifact.layout.files import write_atomically
 from artifact.manifest import Index, load_json
 
+MAX_BYTES = 16 * 1024 * 1024
+"""Largest index that is read or written: about 50,000 manifests. It is in memory whenever one is looked up."""
+
 _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -31,9 +34,12 @@ class LayoutIndex:
     def create(self) -> None:
         """Make the folder a layout if it is none yet."""
         marker = self._root / "oci-layout"
-        if not marker.exists():
-            (self._root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-            write_atomically(marker, _MARKER)
+        if marker.exists():
+            return
+        (self._root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        with _lock(self._root):
+            if not marker.exists():  # never replace it: somebody may hold the lock on it by now
+                write_atomically(marker, _MARKER)
 
     def read(self) -> Sequence[Descriptor]:
         """The descriptors in the index. Raises `NotFound` if the folder is no layout, `Malformed` if it is broken."""
@@ -44,27 +50,50 @@ class LayoutIndex:
         if load_json(marker, f"{self._root}/oci-layout").get("imageLayoutVersion") != "1.0.0":
             raise Malformed(f"{self._root}/oci-layout: imageLayoutVersion must be 1.0.0")
         try:
-            raw = (self._root / "index.json").read_bytes()
+            with (self._root / "index.json").open("rb") as stream:
+                raw = stream.read(MAX_BYTES + 1)
         except FileNotFoundError:
             return ()
-        return Index.parse(raw).manifests
+        return _parse(raw, f"{self._root}/index.json")
 
     def update(self, change: Callable[[list[Descriptor]], list[Descriptor]]) -> None:
-        """Replace the index by what `change` makes of it, with all other writers kept out meanwhile."""
-        with self._locked():
+        """Replace the index by what `change` makes of it, with all other writers kept out meanwhile.
+
+        Raises `Malformed`, and changes nothing, if it would be larger than `MAX_BYTES`.
+        """
+        with _lock(self._root / "oci-layout"):
             before = self.read()
             after = change(list(before))
-            if after != list(before) or not (self._root / "index.json").exists():
-                write_atomically(self._root / "index.json", Index(after).to_bytes())
+            if after == list(before) and (self._root / "index.json").exists():
+                return
+            raw = Index(after).to_bytes()
+            if len(raw) > MAX_BYTES:
+                raise Malformed(
+                    f"{self._root}/index.json would be larger than {MAX_BYTES:,} bytes: it has {len(before):,} "
+                    "manifests; remove models that are not needed any more, or use another folder"
+                )
+            write_atomically(self._root / "index.json", raw)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._root / "oci-layout", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Keep out everybody else who locks this file or folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _parse(raw: bytes, name: str) -> Sequence[Descriptor]:
+    """The manifests that an index lists; `name` stands in errors. Other limits hold for one that a registry serves
+    (`Index.parse`). Raises `Malformed`."""
+    value = load_json(raw, name, MAX_BYTES)
+    manifests = value.get("manifests")
+    if value.get("schemaVersion") != 2 or "layers" in value or "config" in value or not isinstance(manifests, list):
+        raise Malformed(f"{name} is not an image index: it must have schemaVersion 2 and a list of manifests")
+    return [Descriptor.from_json(item) for item in manifests]
 
 
 def ref_name(entry: Descriptor) -> str | None:

@@ -1,7 +1,8 @@
 """A large blob, fetched in pieces over as many connections as help, and hashed in order while it arrives.
 
 The file has the blob's length from the start. Behind the blob's bytes stands a `Record` of what is there, so that a
-transfer that was killed goes on without fetching or hashing anything twice. It is cut off when the digest is proven.
+transfer that was killed goes on without fetching or hashing anything twice. Whoever gives the proven blob its name cuts
+it off.
 
 Where the blob's tensor index is known, the pieces are its chunks: those that local files hold are copied from there,
 and those that come slower than they could be checked are checked one by one. The digest of the whole decides in any
@@ -87,16 +88,14 @@ def fetch_pieces(
     traffic: Traffic,
     only: Sequence[Part] | None = None,
 ) -> Brought:
-    """Bring the open `file` from what it holds to the whole blob, without its record, as part of the `traffic`.
+    """Bring the open `file` from what it holds to the whole blob and a record of it, as part of the `traffic`.
 
     With `only` the file is whole but for these parts of what its index speaks of, which are asked for.
     Raises `NoRanges`, with nothing of use in the file; what the source raises, with a record of what arrived.
     """
     transfer = _Transfer(file, blob, source, progress, traffic, only)
     with traffic.transfer(), ThreadPoolExecutor(CONNECTIONS + 1, thread_name_prefix="fetch") as threads:
-        brought = transfer.run(threads)
-    os.ftruncate(file, blob.size)
-    return brought
+        return transfer.run(threads)
 
 
 class _Transfer:
@@ -120,6 +119,7 @@ class _Transfer:
         record = Record.read(file, blob.size, PIECE) if only is None else Record(PIECE, 0, None, frozenset())
         if blob.digest.algorithm == "sha256" and supported():
             self._hashed, self._hasher = _resumed(record)
+        allocate(file, blob.size)  # before plans are made for a size that nothing has room for
         self._jobs = self._plan(record, only)
         self._filled = [job.end - job.start if job.way is Way.HERE else 0 for job in self._jobs]
         self._remote = [index for index, job in enumerate(self._jobs) if job.way is Way.REMOTE]  # a heap
@@ -134,7 +134,6 @@ class _Transfer:
         self._awaited = 0  # up to where the calling thread waits for bytes to be hashed
         self._failure: BaseException | None = None
         self._ended = False
-        allocate(file, blob.size)
         self._save()
 
     def _plan(self, record: Record, only: Sequence[Part] | None) -> list[Job]:
@@ -170,6 +169,8 @@ class _Transfer:
                 if self._hashed - self._saved >= PIECE:
                     with self._hashing:
                         self._save()
+            with self._hashing:
+                self._save()
             return Brought(self._hasher.hexdigest(), self._reused, self._suspect)
         finally:
             with self._changed:
@@ -370,15 +371,20 @@ def _resumed(record: Record) -> tuple[int, Hasher]:
 
 
 def allocate(file: int, size: int) -> None:
-    """Reserve the blob's room, so that a full disk is met now and not after an hour."""
-    before = os.fstat(file).st_size
+    """Reserve the blob's room, so that a full disk is met now and not after an hour. What is there is not forgotten."""
+    before, record = os.fstat(file).st_size, Record.read(file, size, PIECE)
     try:
-        os.posix_fallocate(file, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            os.ftruncate(file, before)  # a longer file would look as if bytes had arrived
-            raise
-        os.ftruncate(file, max(before, size))
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            os.ftruncate(file, max(before, size))
+        if before < size:  # a file of full length without a record would look as if all bytes had arrived
+            record.write(file, size)
+    except OSError:
+        os.ftruncate(file, before)
+        raise
 
 
 def write_all(file: int, data: memoryview, offset: int) -> None:

@@ -27,11 +27,11 @@ class Record:
 
     @classmethod
     def read(cls, file: int, size: int, piece: int) -> Record:
-        """The record behind the first `size` bytes of an open file. A file without one, shorter than the blob, was
+        """The record behind the first `size` bytes of an open file. A file without one, no longer than the blob, was
         written from its beginning; a damaged record, or one of other pieces, tells nothing."""
         length = os.fstat(file).st_size
         if length <= size:
-            return cls(piece, 0, None, frozenset(range(length // piece)) if length < size else frozenset())
+            return cls(piece, 0, None, frozenset(range(-(-size // piece) if length == size else length // piece)))
         raw = os.pread(file, min(length - size, _MOST), size)
         try:
             return cls._parse(raw, size, piece)

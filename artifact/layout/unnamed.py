@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import itertools
-import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from artifact.digest import Digest
 from artifact.errors import Malformed, StorageFull
-from artifact.layout.files import sync_folder
+from artifact.layout.files import name_complete
+from artifact.layout.pieces import write_all
 from artifact.progress import Progress
 from artifact.source import Source
 
@@ -37,19 +37,16 @@ def store_unnamed(
         with partial.open("xb", buffering=0) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             digest = _copy(name, size, source, stream.fileno(), progress)
-            os.fchmod(stream.fileno(), 0o444)
-            os.fsync(stream.fileno())
             create()
             final = root / "blobs" / digest.algorithm / digest.hex
             final.parent.mkdir(parents=True, exist_ok=True)
-            partial.replace(final)
+            name_complete(stream.fileno(), size, partial, final)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"disk full while storing {name} ({size:,} bytes) in {root}: free some space") from None
         raise
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(final.parent)
     progress.finish(name)
     return digest
 
@@ -68,14 +65,9 @@ def _copy(name: str, size: int, source: Source, target: int, progress: Progress)
             if not count:
                 break
             data = buffer[:count]
-            work = [pool.submit(hasher.update, data), pool.submit(_write_all, target, data)]
+            work = [pool.submit(hasher.update, data), pool.submit(write_all, target, data, done)]
             done += count
             progress.advance(name, count)
     if done != size:
         raise Malformed(f"{name}: changed while it was packed ({size} bytes, then {done}); pack again when it is still")
     return Digest.from_hasher("sha256", hasher)
-
-
-def _write_all(target: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(target, data) :]

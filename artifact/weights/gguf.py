@@ -21,8 +21,12 @@ MAX_TENSORS = 1 << 17
 MAX_KEYS = 1 << 16
 MAX_STRING = 1 << 20
 """Longest string, in bytes."""
-MAX_TEXT = 1 << 25
-"""Most bytes of strings that are kept from one header, all together."""
+MAX_KEPT = 1 << 25
+"""Most bytes of strings and array elements that are kept from one header, all together, with `OVERHEAD` for each."""
+MAX_WHOLE = 1 << 28
+"""The same where one array is read in full: room for a vocabulary ten times the largest known."""
+OVERHEAD = 64
+"""Bytes that a string or a number takes in memory besides its own."""
 MAX_ARRAY_STRINGS = 1 << 24
 """Most strings in all arrays of one header together, each of which has to be walked."""
 MAX_DIMENSIONS = 4
@@ -125,7 +129,7 @@ class _Header:
     def __init__(self, reader: Cursor, whole: str | None = None) -> None:
         self._reader = reader
         self._whole = whole
-        self._text_left = MAX_TEXT if whole is None else 1 << 30
+        self._room = MAX_KEPT if whole is None else MAX_WHOLE
         self._array_strings_left = MAX_ARRAY_STRINGS
         self.alignment_type = _UINT32
         if reader.size < FIXED or reader.take(4) != b"GGUF":
@@ -222,7 +226,7 @@ class _Header:
         else:
             scalar = _SCALARS[type_]
             if keep:
-                self._charge(key, count * scalar.size)
+                self._charge(key, count * (scalar.size + OVERHEAD))
                 raw = self._reader.take(count * scalar.size)
                 return tuple(self._checked(key, type_, item) for (item,) in scalar.iter_unpack(raw))
             self._reader.skip(count * scalar.size)
@@ -247,7 +251,7 @@ class _Header:
         (length,) = struct.unpack("<Q", self._reader.take(8))
         if length > longest:
             raise self._reader.malformed(f"{what} of {length} bytes is longer than {longest}")
-        self._charge(what, length)
+        self._charge(what, length + OVERHEAD)
         try:
             return self._reader.take(length).decode()
         except UnicodeDecodeError:
@@ -260,8 +264,8 @@ class _Header:
         return name
 
     def _charge(self, what: str, count: int) -> None:
-        self._text_left -= count
-        if self._text_left < 0:
+        self._room -= count
+        if self._room < 0:
             raise self._reader.malformed(f"its metadata is larger than this reader keeps, with {what}")
 
     def _u32(self) -> int:

@@ -19,6 +19,10 @@ MAX_HEADER = 16 * 1024 * 1024
 """Longest JSON header that is read, in bytes: room for more than 100,000 tensors in one file."""
 
 MAX_TENSORS = 1 << 17
+MAX_VALUES = 1 << 20
+"""Most commas in a header, which bound what it takes in memory: eight for each of the tensors there may be."""
+
+_SPARE = 1 << 16  # brackets in the texts of the metadata, which are counted too
 MAX_DIMENSIONS = 16
 MAX_NAME = 1024
 
@@ -61,6 +65,9 @@ def _read_json(reader: Cursor) -> tuple[dict[str, Any], int]:
     raw = reader.take(length)
     if not raw.startswith(b"{"):
         raise reader.malformed("not a safetensors file: the header is not a JSON object")
+    objects, lists = MAX_TENSORS + _SPARE, 2 * MAX_TENSORS + _SPARE
+    if raw.count(b"{") > objects or raw.count(b"[") > lists or raw.count(b",") > MAX_VALUES:
+        raise reader.malformed("header of more values than any model has")  # before they are all in memory
     return load_json(raw, f"{reader.name}: header", MAX_HEADER), 8 + length
 
 

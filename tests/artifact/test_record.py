@@ -41,13 +41,22 @@ def test_a_damaged_one_tells_nothing(record: Record, data: st.DataObject) -> Non
         record.write(stream.fileno(), SIZE)
         length = os.fstat(stream.fileno()).st_size
         if data.draw(st.booleans()):
-            os.ftruncate(stream.fileno(), data.draw(st.integers(SIZE, length - 1)))
+            os.ftruncate(stream.fileno(), data.draw(st.integers(SIZE + 1, length - 1)))
         else:
             at = data.draw(st.integers(SIZE, length - 1))
             byte = os.pread(stream.fileno(), 1, at)[0]
             os.pwrite(stream.fileno(), bytes([byte ^ data.draw(st.integers(1, 255))]), at)
         found = Record.read(stream.fileno(), SIZE, PIECE)
         assert found == Record(PIECE, 0, None, frozenset())
+
+
+@given(st.integers(0, SIZE))
+def test_a_file_without_one_was_written_from_its_beginning(length: int) -> None:
+    with tempfile.TemporaryFile() as stream:
+        os.ftruncate(stream.fileno(), length)
+        assert Record.read(stream.fileno(), SIZE, PIECE) == Record(PIECE, 0, None, frozenset(range(length // PIECE)))
+        last = -(-length // PIECE)
+        assert Record.read(stream.fileno(), length, PIECE).done == frozenset(range(last)), "all of it is there"
 
 
 def test_after_a_restart_of_the_machine_no_hash_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,12 @@ def header(
     data: int = 0,
 ) -> bytes:
     """A GGUF file by hand: values as (key, value type, bytes), tensors as (name, dimensions, type, offset)."""
-    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values) if keys is None else keys)
+    out = bytearray(b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values) if keys is None else keys))
     for key, type_, raw in values:
         out += text(key) + struct.pack("<I", type_) + raw
     for name, dimensions, type_, offset in tensors:
         out += text(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, type_, offset)
-    return out + bytes(-len(out) % 32) + bytes(data)
+    return bytes(out) + bytes(-len(out) % 32) + bytes(data)
 
 
 def read(raw: bytes) -> WeightFile:
@@ -224,7 +224,35 @@ def test_a_lying_header_is_refused(raw: bytes) -> None:
 def test_metadata_cannot_add_up_to_more_than_the_reader_keeps() -> None:
     one = text("x" * gguf.MAX_STRING)
     with pytest.raises(Malformed, match="larger than this reader keeps"):
-        read(header(*((f"k{number}", 8, one) for number in range(gguf.MAX_TEXT // gguf.MAX_STRING + 1))))
+        read(header(*((f"k{number}", 8, one) for number in range(gguf.MAX_KEPT // gguf.MAX_STRING + 1))))
+
+
+def test_many_small_values_cannot_add_up_to_more_than_the_reader_keeps() -> None:
+    """A string of one letter takes a hundred times its bytes, and a number ten times."""
+    strings = struct.pack("<IQ", 8, gguf.KEPT) + text("x") * gguf.KEPT
+    numbers = struct.pack("<IQ", 0, gguf.KEPT) + bytes(gguf.KEPT)
+    for elements in (strings, numbers):
+        raw = header(*((f"k{number}", 9, elements) for number in range(2500)))
+        assert len(raw) < gguf.MAX_KEPT / 4
+        with pytest.raises(Malformed, match="larger than this reader keeps"):
+            read(raw)
+
+
+def test_the_largest_genuine_headers_are_read(tmp_path: Path) -> None:
+    """A vocabulary larger than any known, and as many tensors as there may be."""
+    tokens, merges = 300_000, 600_000
+    path = tmp_path / "model.gguf"
+    path.write_bytes(
+        header(
+            ("tokens", 9, struct.pack("<IQ", 8, tokens) + b"".join(text(f"token{n}") for n in range(tokens))),
+            ("scores", 9, struct.pack("<IQ", 6, tokens) + bytes(4 * tokens)),
+            ("merges", 9, struct.pack("<IQ", 8, merges) + b"".join(text(f"to{n} ken{n}") for n in range(merges))),
+            tensors=tuple((f"blk.{n}.ffn_gate_exps.weight", (0,), 0, 0) for n in range(gguf.MAX_TENSORS)),
+        )
+    )
+    assert len(gguf.read_header(path).tensors) == gguf.MAX_TENSORS
+    for key, count in (("tokens", tokens), ("scores", tokens), ("merges", merges)):
+        assert len(gguf.read_array(path, key)) == count
 
 
 def test_a_file_cut_while_it_is_read_is_malformed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,28 @@ BAD = {
 def test_a_lying_header_is_refused(raw: bytes) -> None:
     with pytest.raises(Malformed, match=r"^model\.safetensors: "):
         read(raw)
+
+
+FLOODS = {"lists": b"[],", "objects": b'{"a":1},', "numbers": b"1234,", "texts": b'"abcd",'}
+
+
+@pytest.mark.parametrize("value", FLOODS.values(), ids=FLOODS.keys())
+def test_a_flood_of_values_is_refused_before_it_is_in_memory(value: bytes) -> None:
+    raw = file_of(b'{"a":[' + value * ((safetensors.MAX_HEADER - 100) // len(value)) + b"0]}")
+    tracemalloc.start()
+    with pytest.raises(Malformed, match="more values than any model has"):
+        read(raw)
+    assert tracemalloc.get_traced_memory()[1] < 3 * safetensors.MAX_HEADER
+    tracemalloc.stop()
+
+
+def test_the_largest_genuine_headers_are_read() -> None:
+    """As many tensors as fit, each of four dimensions, and what a trainer writes into the metadata as JSON."""
+    count = 80_000
+    tensors = {f"model.layers.{n}.mlp.weight": entry(4 * n, 4 * n + 4, shape=[1, 1, 1, 1]) for n in range(count)}
+    tags = json.dumps([{f"a tag, {n}": [n]} for n in range(50_000)])
+    file = read(file_of({"__metadata__": {"ss_tag_frequency": tags}} | tensors, 4 * count))
+    assert (len(file.tensors), file.metadata["ss_tag_frequency"]) == (count, tags)
 
 
 def test_every_type_of_the_safetensors_package_is_known() -> None:
