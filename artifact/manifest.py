@@ -13,6 +13,7 @@ from typing import Any
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor, annotations_from_json
+from artifact.digest import Digest
 from artifact.errors import Malformed
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -28,11 +29,14 @@ def canonical_json(value: Any) -> bytes:
 
 
 def load_json(raw: bytes, what: str, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """Parse a JSON object of bounded size with no key given twice. `what` names it in errors. Raises `Malformed`."""
+    """Parse a JSON object of bounded size with no key given twice, and text that is text (no lone surrogates). `what`
+    names it in errors. Raises `Malformed`."""
     if len(raw) > limit:
         raise Malformed(f"{what} is larger than {limit} bytes")
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\ud" in raw or b"\\uD" in raw:  # half a character can be escaped, but neither written nor shown
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Malformed(f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -76,9 +80,11 @@ class Manifest:
         if not isinstance(layers, list):
             raise Malformed("manifest has no list of layers")
         subject = value.get("subject")
+        config, contents = Descriptor.from_json(value.get("config")), tuple(map(Descriptor.from_json, layers))
+        _check_sizes((config, *contents))
         return cls(
-            config=Descriptor.from_json(value.get("config")),
-            layers=tuple(Descriptor.from_json(layer) for layer in layers),
+            config=config,
+            layers=contents,
             artifact_type=_optional_text(value, "artifactType"),
             subject=None if subject is None else Descriptor.from_json(subject),
             annotations=annotations_from_json(value.get("annotations")),
@@ -159,6 +165,14 @@ def _check_envelope(value: dict[str, Any], media_type: str | None) -> None:
         raise Malformed("mediaType must be a string")
     if media_type is not None and stated is not None and stated != media_type:
         raise Malformed(f"mediaType {stated!r} differs from the content type {media_type!r}")
+
+
+def _check_sizes(blobs: Sequence[Descriptor]) -> None:
+    """Refuse one digest with two sizes: one of them is wrong, and which of them counts would be anybody's choice."""
+    sizes: dict[Digest, int] = {}
+    for blob in blobs:
+        if sizes.setdefault(blob.digest, blob.size) != blob.size:
+            raise Malformed(f"manifest gives {blob.digest.short} two sizes: {sizes[blob.digest]} and {blob.size}")
 
 
 def _optional_text(value: dict[str, Any], key: str) -> str | None:

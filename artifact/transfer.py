@@ -85,6 +85,8 @@ class _Copy:
         self._source, self._target, self._base = source, target, base
         self._progress, self._concurrency = progress, concurrency
         self._seen: set[Digest] = set()
+        self._members: set[Digest] = set()
+        self._manifests = 0
         self._left = MAX_REFERRER_BYTES
 
     def manifest(self, digest: Digest, tag: str | None, depth: int = 0, *, bounded: bool = False) -> Descriptor:
@@ -93,8 +95,11 @@ class _Copy:
         descriptor, raw = self._source.manifest(digest)
         index: Descriptor | None = None
         if descriptor.media_type in (mediatypes.IMAGE_INDEX, mediatypes.DOCKER_MANIFEST_LIST):
+            if bounded:
+                self._spend(len(raw))
             for member in Index.parse(raw, descriptor.media_type).manifests:
-                self.manifest(member.digest, None, depth + 1, bounded=bounded)
+                if self._is_new(member.digest, self._members, bounded=bounded):
+                    self.manifest(member.digest, None, depth + 1, bounded=bounded)
         else:
             manifest = Manifest.parse(raw, descriptor.media_type)
             if bounded:
@@ -128,7 +133,7 @@ class _Copy:
 
     def referrers(self, subject: Digest, depth: int = 1) -> None:
         for item in self._source.referrers(subject):
-            if self._is_new(item.digest):
+            if self._is_new(item.digest, self._seen):
                 self.manifest(item.digest, None, depth, bounded=True)
                 self.referrers(item.digest, depth + 1)
         for suffix in _COSIGN_SUFFIXES:
@@ -137,11 +142,13 @@ class _Copy:
                 with suppress(NotFound):
                     self.manifest(self._source.resolve(tag).digest, tag, depth, bounded=True)
 
-    def _is_new(self, digest: Digest) -> bool:
-        if digest in self._seen:
+    def _is_new(self, digest: Digest, known: set[Digest], *, bounded: bool = True) -> bool:
+        """Whether `digest` was not among `known`, where it is from now on. What is `bounded` counts."""
+        if digest in known:
             return False
-        self._seen.add(digest)
-        if len(self._seen) > MAX_REFERRERS:
+        known.add(digest)
+        self._manifests += bounded
+        if self._manifests > MAX_REFERRERS:
             raise Malformed(f"{self._source.place}: more than {MAX_REFERRERS} manifests refer to this one: not copied")
         return True
 

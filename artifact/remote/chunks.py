@@ -6,14 +6,17 @@ Source: distribution-spec, "Pushing a blob in chunks".
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http import HTTPStatus
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from artifact.digest import Digest
-from artifact.errors import ServerError, StowageError
+from artifact.errors import ServerError, StowageError, Unreachable
 from artifact.progress import Progress
-from artifact.remote.transport import Response, Transport
+from artifact.remote.answer import Response, number
+from artifact.remote.transport import Busy, Transport
 from artifact.source import Reader, Source
 
 CHUNK = 64 * 1024 * 1024
@@ -28,7 +31,34 @@ ATTEMPTS = 5
 OCTETS = {"Content-Type": "application/octet-stream"}
 RANGES = {"Content-Type": "application/vnd.dev.stowage.ranges.v1+json"}
 _BUFFER = 1024 * 1024
-_RANGE = re.compile(r"(?:bytes=)?0-([0-9]+)")
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
+
+
+class SessionLost(ServerError):
+    """The registry does not know an upload that it began: it expired, or was ended."""
+
+
+class Patience:
+    """Bears with requests that make no headway, `ATTEMPTS` times in a row, and with as many lost uploads in all."""
+
+    def __init__(self) -> None:
+        self._failures = self._lost = 0
+
+    def headway(self) -> None:
+        """A request got through."""
+        self._failures = 0
+
+    def bear(self, error: Unreachable | SessionLost) -> None:
+        """Wait a while. Raises `error` if there has been enough of it; `ServerError` if the registry had an answer
+        every time, but no other than that it cannot."""
+        self._failures += 1
+        self._lost += isinstance(error, SessionLost)
+        if max(self._failures, self._lost) < ATTEMPTS:
+            time.sleep(min(0.25 * 2**self._failures, 5))
+        elif isinstance(error, Busy) and error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ServerError(str(error)) from None
+        else:
+            raise error
 
 
 class ChunkSize:
@@ -40,8 +70,7 @@ class ChunkSize:
 
     def heed(self, response: Response) -> None:
         """Take what the answer that began an upload says of it."""
-        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
-        wanted = max(CHUNK, int(minimum)) if minimum.isdecimal() else CHUNK
+        wanted = max(CHUNK, number(response.headers.get("OCI-Chunk-Min-Length")) or 0)
         self.count = max(wanted, self._most) if composes(response) else wanted
 
     def shrink(self) -> bool:
@@ -64,13 +93,9 @@ def received(response: Response) -> int:
 def location_of(response: Response, transport: Transport) -> str:
     """Where an upload goes on. Raises `ServerError` if the registry gives no usable place."""
     location = response.headers.get("Location", "")
-    parts = urlsplit(location)
-    if not location or (parts.netloc and parts.scheme not in ("http", "https")):
+    if not location:
         raise ServerError(f"{transport.host} gave no usable upload location")
-    if parts.netloc and parts.netloc.lower() == urlsplit(transport.base).netloc.lower():
-        # The registry may not know that TLS ends in front of it: its own host is always spoken to as configured.
-        return urlunsplit(("", "", parts.path, parts.query, ""))
-    return location
+    return transport.location(location)
 
 
 def with_digest(location: str, digest: Digest) -> str:
@@ -85,7 +110,8 @@ class Sent:
     many of the blob's first so many bytes are sent; all of them, unless the registry takes some from elsewhere."""
 
     def __init__(self, progress: Progress, name: str, travelled: Callable[[int], int] = int) -> None:
-        self._progress, self._name = progress, name
+        self.name = name
+        self._progress = progress
         self._travelled = travelled
         self._reported = 0
 
@@ -94,7 +120,7 @@ class Sent:
         self._report(self._travelled(done))
 
     def _report(self, sent: int) -> None:
-        self._progress.advance(self._name, sent - self._reported)
+        self._progress.advance(self.name, sent - self._reported)
         self._reported = sent
 
     def count(self, amount: int) -> None:
@@ -114,7 +140,8 @@ class Chunk:
     def __call__(self) -> _Body:
         self.close()
         self._sent.stands_at(self._start)
-        self._body = _Body(self._source(self._start), self._end - self._start, self._sent.count, self._ended)
+        length = self._end - self._start
+        self._body = _Body(self._source(self._start), self._sent.name, length, self._sent.count, self._ended)
         return self._body
 
     def close(self) -> None:
@@ -130,12 +157,15 @@ class _Body:
     def __init__(
         self,
         opened: AbstractContextManager[Reader],
+        name: str,
         length: int,
         count: Callable[[int], None],
         ended: StowageError,
     ) -> None:
         self._opened: AbstractContextManager[Reader] | None = opened
-        self._reader = opened.__enter__()
+        self._name = name
+        with self._reading():
+            self._reader = opened.__enter__()
         self._left, self._count, self._ended = length, count, ended
         self._buffer = memoryview(b"")
 
@@ -144,12 +174,22 @@ class _Body:
         wanted = min(size if size >= 0 else _BUFFER, self._left)
         if len(self._buffer) < wanted:
             self._buffer = memoryview(bytearray(wanted))
-        count = (self._reader.readinto(self._buffer[:wanted]) or 0) if wanted else 0
+        with self._reading():
+            count = (self._reader.readinto(self._buffer[:wanted]) or 0) if wanted else 0
         if wanted and not count:
             raise self._ended
         self._left -= count
         self._count(count)
         return self._buffer[:count]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A failure of the source is its own: the HTTP library would take it for one of the connection."""
+        try:
+            yield
+        except OSError as error:
+            where = f"{self._name}: {error.filename}" if error.filename else self._name
+            raise StowageError(f"{where}: cannot be read to be sent: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Let go of the source."""

@@ -7,7 +7,6 @@ A credential belongs to one host and is looked up by that host's name only. Sour
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import re
@@ -44,15 +43,19 @@ class Login:
 class Credentials:
     """The logins one Docker config file knows."""
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
         self._path = path
         self._config = config
 
     @classmethod
     def load(cls) -> Credentials:
-        """Read ``$DOCKER_CONFIG/config.json`` or ``~/.docker/config.json``; no file means no logins."""
+        """Read ``$DOCKER_CONFIG/config.json`` or ``~/.docker/config.json``; no file means no logins. Raises
+        `InvalidInput` if it is no JSON object."""
         folder = os.environ.get("DOCKER_CONFIG")
-        path = (Path(folder) if folder else Path.home() / ".docker") / "config.json"
+        try:
+            path = (Path(folder) if folder else Path.home() / ".docker") / "config.json"
+        except RuntimeError:  # a user who has no home
+            return cls(None, {})
         try:
             raw = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -85,9 +88,8 @@ class Credentials:
             _call(helper, "store", json.dumps({"ServerURL": key, "Username": username, "Secret": password}))
             return f"docker-credential-{helper}"
         encoded = base64.b64encode(f"{username}:{password}".encode()).decode()
-        self._config.setdefault("auths", {})[key] = {"auth": encoded}
-        self._save()
-        return str(self._path)
+        self._config["auths"] = {**self._table("auths"), key: {"auth": encoded}}
+        return str(self._save())
 
     def erase(self, host: str) -> bool:
         """Forget the login of `host`. False if there was none."""
@@ -113,14 +115,20 @@ class Credentials:
         return None
 
     def _table(self, key: str) -> dict[str, Any]:
-        table = self._config.get(key, {})
+        table = self._config.get(key)
+        if table is None:
+            return {}
         if not isinstance(table, dict):
             raise InvalidInput(f"{self._path}: {key} must be an object")
         return table
 
-    def _save(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self._path, json.dumps(self._config, indent="\t").encode(), mode=0o600)
+    def _save(self) -> Path:
+        if self._path is None:
+            raise InvalidInput("no folder to keep logins in, since this user has no home: name one with DOCKER_CONFIG")
+        path = self._path.resolve()  # a link to where somebody keeps it stays one
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(self._config, indent="\t").encode(), mode=0o600)
+        return self._path
 
 
 def _keys(host: str) -> list[str]:
@@ -130,7 +138,7 @@ def _keys(host: str) -> list[str]:
     return [host, f"https://{host}", f"http://{host}", f"https://{host}/v2/", f"https://{host}/v1/"]
 
 
-def _decode(entry: dict[str, Any], path: Path, host: str) -> Login | None:
+def _decode(entry: dict[str, Any], path: Path | None, host: str) -> Login | None:
     token = entry.get("identitytoken")
     if isinstance(token, str) and token:
         return Login("", "", token)
@@ -138,7 +146,7 @@ def _decode(entry: dict[str, Any], path: Path, host: str) -> Login | None:
     if isinstance(auth, str) and auth:
         try:
             username, colon, password = base64.b64decode(auth, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, or not UTF-8
             colon = ""
         if not colon:
             raise InvalidInput(f"{path}: the login of {host} cannot be read: log in again")

@@ -11,10 +11,11 @@ import urllib3
 
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, Unreachable
-from artifact.remote.transport import Response, Transport
+from artifact.remote.answer import Response, number
+from artifact.remote.transport import Transport
 from artifact.source import NoRanges, Reader
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/(?:[0-9]+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:[0-9]+|\*)")
 _SKIP = 1024 * 1024
 
 _EXPIRED = (400, 403, 404, 410)
@@ -91,7 +92,8 @@ class RemoteBlob:
 
     def _reader(self, response: Response, expected: int) -> _BlobReader:
         stated = response.headers.get("Content-Length")
-        if stated is not None and stated.isdecimal() and int(stated) != expected:
+        if stated is not None and stated.isdecimal() and number(stated) != expected:
+            stated = stated[:20]
             raise DigestMismatch(f"{self._what}: the registry sends {stated} bytes where the manifest says {expected}")
         return _BlobReader(response, expected, self._what)
 

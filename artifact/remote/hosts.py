@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 
@@ -13,19 +14,30 @@ def host_only(host: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether `host` (``HOST[:PORT]``) is this machine's own loopback."""
-    name = host_only(host)
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+    address = _address(host)
+    if address is not None:
+        return address.is_loopback
+    name = host_only(host).rstrip(".")
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def is_internal(host: str) -> bool:
     """Whether `host` is written as an address that only this machine or its own network can reach."""
+    address = _address(host)
+    return is_loopback(host) if address is None else not address.is_global
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `host` is written as, also in the ways that only resolvers read: ``127.1``, ``0x7f000001``."""
+    name = host_only(host)
     try:
-        return not ipaddress.ip_address(host_only(host)).is_global
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return is_loopback(host)
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(name.rstrip(".")))
+        except (OSError, ValueError):
+            return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def scheme_of(host: str, plain_http: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
@@ -13,12 +13,14 @@ from artifact.errors import DigestMismatch, InvalidInput, Malformed, NotFound, S
 from artifact.manifest import MAX_BYTES, Index, Manifest, load_json
 from artifact.progress import Progress
 from artifact.reference import is_name, is_tag, referrers_tag
+from artifact.remote.answer import Response, number
 from artifact.remote.composition import Composition
 from artifact.remote.credentials import Credentials
 from artifact.remote.download import RemoteBlob
-from artifact.remote.transport import Response, Transport
+from artifact.remote.transport import Transport
 from artifact.remote.unnamed import Hashed, OneRequestOnly, UnnamedUpload
 from artifact.remote.upload import BlobUpload
+from artifact.remote.urls import join_url, path_and_query, split_url
 from artifact.repository import Repository
 from artifact.source import Reader, Source
 
@@ -62,11 +64,11 @@ class RemoteRepository:
     def resolve(self, reference: str | Digest) -> Descriptor:
         """The descriptor of the manifest a tag or digest names, by HEAD. Raises `NotFound`."""
         response = self._manifest_request("HEAD", reference)
-        stated, length = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length", "")
-        if not length.isdecimal() or (stated is None and not isinstance(reference, Digest)):
+        stated, length = response.headers.get("Docker-Content-Digest"), number(response.headers.get("Content-Length"))
+        if length is None or (stated is None and not isinstance(reference, Digest)):
             return self.manifest(reference)[0]  # the specification lets a HEAD leave these out
         digest = reference if isinstance(reference, Digest) else self._digest(stated or "")
-        return Descriptor(_media_type(response), digest, int(length))
+        return Descriptor(_media_type(response), digest, length)
 
     def manifest(self, reference: str | Digest) -> tuple[Descriptor, bytes]:
         """A manifest's descriptor and bytes, checked against its digest. Raises `NotFound`, `DigestMismatch`."""
@@ -89,7 +91,8 @@ class RemoteRepository:
         )  # fmt: skip
 
     def push_manifest(self, raw: bytes, media_type: str, tag: str | None = None) -> Descriptor:
-        """Store a manifest, and point `tag` at it. A registry without the referrers API gets the fallback tag."""
+        """Store a manifest, and point `tag` at it. A registry without the referrers API gets the fallback
+        tag. Raises `DigestMismatch`, and `ServerError` if that tag holds something else."""
         descriptor = Descriptor.of(raw, media_type)
         response = self._transport.request(
             "PUT", f"{self._base}/manifests/{tag or descriptor.digest}", scope=self._push, expect=(201,), body=raw,
@@ -98,20 +101,29 @@ class RemoteRepository:
         stated = response.headers.get("Docker-Content-Digest")
         if stated and stated != str(descriptor.digest):
             raise DigestMismatch(f"{self.place}: sent manifest {descriptor.digest}, the registry stored {stated[:100]}")
-        if media_type == mediatypes.IMAGE_MANIFEST:
-            manifest = Manifest.parse(raw, media_type)
-            if manifest.subject and not response.headers.get("OCI-Subject"):
-                entry = Descriptor(
-                    media_type, descriptor.digest, descriptor.size, manifest.annotations, manifest.referrer_type
-                )
-                self._add_to_fallback(manifest.subject.digest, entry)
+        if media_type in (mediatypes.IMAGE_MANIFEST, mediatypes.IMAGE_INDEX) and not response.headers.get(
+            "OCI-Subject"
+        ):
+            is_index = media_type == mediatypes.IMAGE_INDEX
+            pushed = Index.parse(raw, media_type) if is_index else Manifest.parse(raw, media_type)
+            if pushed.subject:
+                kind = pushed.referrer_type if isinstance(pushed, Manifest) else pushed.artifact_type
+                entry = Descriptor(media_type, descriptor.digest, descriptor.size, pushed.annotations, kind)
+                self._add_to_fallback(pushed.subject.digest, entry)
         return descriptor
 
     def _add_to_fallback(self, subject: Digest, entry: Descriptor) -> None:
-        """List a referrer under the fallback tag (distribution-spec, "Unavailable Referrers API")."""
-        listed = [item for item in self._fallback(subject) if item.digest != entry.digest]
-        raw = Index([*listed, entry]).to_bytes()
-        self.push_manifest(raw, mediatypes.IMAGE_INDEX, referrers_tag(subject))
+        """List a referrer under the fallback tag (distribution-spec, "Unavailable Referrers API"). Raises `ServerError`
+        if that holds something else, which is left as it is."""
+        tag = referrers_tag(subject)
+        index = self._fallback(subject)
+        if index is None:
+            raise ServerError(
+                f"{self.place}: {entry.digest.short} is stored but cannot be listed as a referrer: the tag {tag} is no "
+                "index; remove it and push again"
+            )
+        listed = [item for item in index if item.digest != entry.digest]
+        self.push_manifest(Index([*listed, entry]).to_bytes(), mediatypes.IMAGE_INDEX, tag)
 
     def tags(self) -> list[str]:
         """All tags, sorted. Raises `NotFound` if the repository does not exist."""
@@ -149,17 +161,18 @@ class RemoteRepository:
                     break
                 url = following
         except NotFound:
-            found = {item.digest: item for item in self._fallback(subject)}
+            found = {item.digest: item for item in self._fallback(subject) or ()}
         if len(found) > _MAX_REFERRERS:
             raise ServerError(f"{self.place}: more than {_MAX_REFERRERS} referrers of {subject.short}")
         return [item for item in found.values() if artifact_type in (None, item.artifact_type)]
 
-    def _fallback(self, subject: Digest) -> list[Descriptor]:
-        with suppress(NotFound):
+    def _fallback(self, subject: Digest) -> list[Descriptor] | None:
+        """The referrers under the fallback tag; None if something else is there."""
+        try:
             descriptor, raw = self.manifest(referrers_tag(subject))
-            if descriptor.media_type == mediatypes.IMAGE_INDEX:
-                return list(Index.parse(raw).manifests)
-        return []
+        except NotFound:
+            return []
+        return list(Index.parse(raw).manifests) if descriptor.media_type == mediatypes.IMAGE_INDEX else None
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the registry serves the blob in this repository."""
@@ -169,8 +182,7 @@ class RemoteRepository:
         """The size in bytes of a blob of this repository, by HEAD; None if it is not there, or the registry does not
         say."""
         response = self._head_blob(digest)
-        length = response.headers.get("Content-Length", "") if response is not None else ""
-        return int(length) if length.isdecimal() else None
+        return number(response.headers.get("Content-Length")) if response is not None else None
 
     def _head_blob(self, digest: Digest) -> Response | None:
         with suppress(NotFound):
@@ -268,7 +280,8 @@ def _media_type(response: Response) -> str:
 
 
 def next_page(response: Response, url: str) -> str | None:
-    """The next page of a listing (RFC 8288), taken only as path and query: a listing stays on its host."""
+    """The next page of a listing (RFC 8288), taken only as path and query: a listing stays on its host. Raises
+    `ServerError` if it is none."""
     for link in response.headers.get("Link", "").split(","):
         target, _, parameters = link.strip().partition(";")
         if (
@@ -276,9 +289,5 @@ def next_page(response: Response, url: str) -> str | None:
             and target.endswith(">")
             and 'rel="next"' in parameters.replace("rel=next", 'rel="next"')
         ):
-            parts = urlsplit(target[1:-1])
-            if not parts.path:
-                query = f"?{parts.query}" if parse_qs(parts.query) else ""
-                return urlsplit(url).path + query
-            return parts.path + (f"?{parts.query}" if parts.query else "")
+            return path_and_query(split_url(join_url(url, target[1:-1], "the registry"), "the registry"))
     return None

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
 from artifact.errors import NotFound, ServerError, StowageError, Unauthorized, Unreachable
+from artifact.remote.answer import Response, asked_wait, first_error, read_whole, reason
 from artifact.remote.auth import Authorizer
-from artifact.remote.credentials import Credentials
+from artifact.remote.credentials import Credentials, Login
 from artifact.remote.hosts import is_internal, scheme_of
 from artifact.remote.pace import Pace
+from artifact.remote.urls import authority, join_url, path_and_query, split_url
 from artifact.version import USER_AGENT
 
-Response = urllib3.BaseHTTPResponse
 Body = bytes | Callable[[], Any] | None
 """A request's body: bytes, or a function that opens it afresh for every attempt."""
 
@@ -28,13 +27,20 @@ _BUFFER = 1024 * 1024
 _ATTEMPTS = 4
 _MAX_REDIRECTS = 5
 _MAX_WAIT = 30.0
-_MAX_ERROR = 64 * 1024
 _MAX_BODY = 8 * 1024 * 1024  # twice the largest document there is, so that it is the document which is refused
 _AGAIN = (429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
 _STALL = urllib3.Timeout(connect=10, read=30)
 """Where a body is streamed: a server that sends nothing for so long has stopped."""
+
+
+class Busy(Unreachable):
+    """A server asks for patience by an answer with this `status`, to a request that is not simply sent again."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ class Transport:
 
         `url` is a path, or a URL the registry gave. `what` names the thing asked for in errors. With `stream` the
         body is left to be read by the caller. With `retry` (for requests that may be repeated) connection failures and
-        the statuses that ask for patience are tried again. `landed` is told the URL that redirects led to.
-        Raises `NotFound`, `Unauthorized`, `Unreachable`, `ServerError`.
+        the statuses that ask for patience are tried again; without it these raise `Busy`. `landed` is told the URL that
+        redirects led to. Raises `NotFound`, `Unauthorized`, `Unreachable`, `ServerError`.
         """
         call = _Call(method, dict(headers or {}), body, landed, _STALL if stream else _TIMEOUT)
         failure: StowageError | None = None
@@ -98,17 +104,19 @@ class Transport:
                 time.sleep(min(0.25 * 2**attempt, _MAX_WAIT))
             try:
                 response = self._authorized(call, url, scope)
+                if response.status in expect:
+                    return response if stream else self._loaded(response)
             except Unreachable as error:
                 failure = error
                 continue
-            if response.status in expect:
-                if not stream:
-                    _load(response, self.host)
-                return response
-            if response.status not in _AGAIN or not retry or attempt == self._attempts - 1:
+            if response.status not in _AGAIN or (retry and attempt == self._attempts - 1):
                 self._raise(response, method, what or url)
-            wait = _asked_wait(response)
-            self._pace.hold(wait)
+            wait = asked_wait(response)
+            self._pace.hold(wait)  # also where another request than this one comes next
+            if not retry:
+                said = f"{self.host} answered {response.status} to {method} of {what or url}{first_error(response)}"
+                raise Busy(said, response.status)
+            response.drain_conn()
             time.sleep(wait)
         assert failure is not None
         raise failure
@@ -124,7 +132,7 @@ class Transport:
 
     def _redirected(self, call: _Call, url: str, authorization: str | None) -> Response:
         for followed in range(_MAX_REDIRECTS + 1):
-            own = _origin(url) == _origin(self.base)
+            own = self._is_own(url) and urlsplit(url).scheme == self.scheme
             extra = {"Authorization": authorization} if authorization and own else {}
             headers = {"User-Agent": USER_AGENT, **call.headers, **extra}
             response = self._send(call.method, url, headers=headers, body=call.body, timeout=call.timeout)
@@ -134,18 +142,31 @@ class Transport:
                     call.landed(url)
                 return response
             response.drain_conn()
-            url = self._checked_redirect(url, location)
+            url = self._checked(url, location, "redirects")
         raise ServerError(f"{self.host} redirects more than {_MAX_REDIRECTS} times")
 
-    def _checked_redirect(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
-        parts = urlsplit(target)
+    def location(self, stated: str) -> str:
+        """Where the registry wants what follows to be sent. On its own host that is path and query only: it may not
+        know that TLS ends in front of it, and is always spoken to as configured. Elsewhere it is checked as a redirect
+        is. Raises `ServerError`."""
+        target = join_url(self.base, stated, self.host)
+        if self._is_own(target):
+            return path_and_query(split_url(target, self.host))
+        return self._checked(self.base, target, "sends an upload on")
+
+    def _is_own(self, url: str) -> bool:
+        return authority(split_url(url, self.host)) == authority(urlsplit(self.base))
+
+    def _checked(self, url: str, location: str, does: str) -> str:
+        """Where `location` leads from `url`, if one may go there."""
+        target = join_url(url, location, self.host)
+        parts = split_url(target, self.host)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerError(f"{self.host} redirects to something that is no URL: {location[:100]!r}")
+            raise ServerError(f"{self.host} {does} to something that is no URL: {location[:100]!r}")
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
-            raise ServerError(f"{self.host} redirects from https to http ({parts.netloc}): not followed")
+            raise ServerError(f"{self.host} {does} from https to http ({parts.netloc}): not followed")
         if is_internal(parts.netloc) and not is_internal(urlsplit(url).netloc):
-            raise ServerError(f"{self.host} redirects into this network ({parts.netloc}): not followed")
+            raise ServerError(f"{self.host} {does} into this network ({parts.netloc}): not followed")
         return target
 
     def _send(
@@ -164,77 +185,38 @@ class Transport:
                 decode_content=False, timeout=timeout,
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"cannot reach {urlsplit(url).netloc}: {_reason(error)}") from None
+            raise Unreachable(f"cannot reach {urlsplit(url).netloc}: {reason(error)}") from None
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
         proxy = "" if proxy_bypass(parts.netloc) or is_internal(parts.netloc) else getproxies().get(parts.scheme, "")
         if proxy not in self._pools:
             options: dict[str, Any] = {"maxsize": 16, "blocksize": _BUFFER}
-            self._pools[proxy] = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            self._pools[proxy] = (
+                urllib3.ProxyManager(proxy, proxy_headers=_proxy_login(proxy), **options)
+                if proxy
+                else urllib3.PoolManager(**options)
+            )
         return self._pools[proxy]
 
+    def _loaded(self, response: Response) -> Response:
+        """A response whose small body has been read, so that its connection is free again."""
+        data = read_whole(response, _MAX_BODY, self.host)
+        response._body = data  # type: ignore[attr-defined]  # where urllib3 looks for what has been read
+        return response
+
     def _raise(self, response: Response, method: str, what: str) -> NoReturn:
-        said = _first_error(response)
+        said = first_error(response)
         if response.status == 404:
             raise NotFound(f"{self.host} has no {what}")
         if response.status in (401, 403):
             raise Unauthorized(
-                f"{self.host} refuses {method} of {what}{said}: the login lacks that right (packager login {self.host})"
+                f"{self.host} refuses {method} of {what}{said}: the login lacks that right ({self._authorizer.advice})"
             )
         raise ServerError(f"{self.host} answered {response.status} to {method} of {what}{said}")
 
 
-def _load(response: Response, host: str) -> None:
-    """Read a small body whole, so that its connection is free again."""
-    try:
-        data = response.read(_MAX_BODY + 1)
-        if len(data) > _MAX_BODY:
-            response.close()
-            raise ServerError(f"{host} sends an answer of more than {_MAX_BODY} bytes: not read")
-        response._body = data  # type: ignore[attr-defined]  # where urllib3 looks for what has been read
-    except urllib3.exceptions.HTTPError as error:
-        raise Unreachable(f"{host} broke off its answer: {_reason(error)}") from None
-    finally:
-        response.release_conn()
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc.lower()
-
-
-def _asked_wait(response: Response) -> float:
-    """How long the server asks to be left alone, in seconds (RFC 9110, section 10.2.3), within what is bearable."""
-    stated = response.headers.get("Retry-After", "")
-    response.drain_conn()
-    if stated.isdecimal():
-        return min(float(stated), _MAX_WAIT)
-    try:
-        until = parsedate_to_datetime(stated).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(until - time.time(), 0.0), _MAX_WAIT)
-
-
-def _first_error(response: Response) -> str:
-    """The first error of a specification-shaped body, as ``: CODE message``; empty if there is none."""
-    try:
-        raw = response.read(_MAX_ERROR)
-        error = json.loads(raw)["errors"][0]
-        return f": {str(error['code'])[:60]} {str(error.get('message') or '')[:300]}".rstrip()
-    except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, AttributeError):
-        return ""
-    finally:
-        response.release_conn()
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause of a connection failure, without the library's own object names."""
-    reason: BaseException = error
-    while inner := getattr(reason, "reason", None) or reason.__cause__ or reason.__context__:
-        if not isinstance(inner, BaseException) or inner is reason:
-            break
-        reason = inner
-    text = getattr(reason, "strerror", None) or str(reason)
-    return text.rsplit(">: ", 1)[-1].strip("()'\" ")[:200] or type(reason).__name__
+def _proxy_login(proxy: str) -> dict[str, str]:
+    """The header with the user and password that stand in a proxy's URL."""
+    user, _, password = (urllib3.util.parse_url(proxy).auth or "").partition(":")
+    return {"Proxy-Authorization": Login(unquote(user), unquote(password)).basic} if user else {}

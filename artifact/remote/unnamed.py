@@ -7,24 +7,25 @@ closes it. A source is read again only where the way to the registry broke.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from artifact.digest import Digest
-from artifact.errors import Malformed, ServerError, StowageError, Unreachable
+from artifact.errors import Malformed, NotFound, ServerError, StowageError, Unreachable
 from artifact.progress import Progress
+from artifact.remote.answer import Response
 from artifact.remote.chunks import (
-    ATTEMPTS,
     OCTETS,
     Chunk,
     ChunkSize,
+    Patience,
     Sent,
+    SessionLost,
     location_of,
     received,
     with_digest,
 )
-from artifact.remote.transport import Response, Transport
+from artifact.remote.transport import Transport
 from artifact.source import Reader, Source
 
 _SKIP = 1024 * 1024
@@ -86,16 +87,15 @@ class UnnamedUpload:
         self._name, self._size, self._source = name, size, source
         self._progress, self._sent = progress, Sent(progress, name)
         self._chunk = ChunkSize()
+        self._location = ""
 
     def run(self) -> Digest:
         """Send the blob; the digest it is stored under. Raises `Unreachable` if the registry stays away,
         `OneRequestOnly` if it takes no pieces."""
         self._progress.begin(self._name, self._size)
-        location = self._begin()
+        self._location = self._begin()
         try:
-            location = self._send(location)
-            digest = self._source.digest()
-            self._request("PUT", with_digest(location, digest), (201,), {"Content-Length": "0"})
+            digest = self._send()
         except ServerError as error:
             self._sent.stands_at(0)
             raise OneRequestOnly(str(error)) from None
@@ -103,58 +103,83 @@ class UnnamedUpload:
             raise
         except BaseException:  # what was sent is of no use to anyone
             with suppress(Exception):
-                self._request("DELETE", location, (204, 202, 200), {})
+                self._request("DELETE", self._location, (204, 202, 200), {})
             raise
         self._progress.finish(self._name)
         return digest
 
-    def _send(self, location: str) -> str:
-        done, failures = 0, 0
-        while done < self._size:
-            end = min(done + self._chunk.count, self._size)
-            headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
-            body = self._part(done, end)
+    def _send(self) -> Digest:
+        done, lost, patience = 0, False, Patience()
+        while True:
             try:
-                location = location_of(self._request("PATCH", location, (202,), headers, body), self._transport)
-                done, failures = end, 0
+                if lost:
+                    done, lost = self._stands(), False
+                elif done < self._size:
+                    done = self._send_some(done)
+                    patience.headway()
+                else:
+                    digest = self._source.digest()
+                    self._request("PUT", with_digest(self._location, digest), (201,), {"Content-Length": "0"})
+                    return digest
+            except (Unreachable, SessionLost) as error:
+                self._chunk.shrink()
+                patience.bear(error)
+                if done == self._size and self._is_there(digest := self._source.digest()):
+                    return digest
+                lost = True
             except ServerError:
                 if not self._chunk.shrink():  # a proxy may take no request as large
                     raise
-                location, done = self._stands(location)
-            except Unreachable:
-                self._chunk.shrink()
-                failures += 1
-                if failures >= ATTEMPTS:
-                    raise
-                time.sleep(min(0.25 * 2**failures, 5))
-                location, done = self._stands(location)
-            finally:
-                body.close()
+                lost = True
             self._sent.stands_at(done)
-        return location
 
-    def _stands(self, location: str) -> tuple[str, int]:
-        """How far the registry got, and where it goes on; from nothing if it does not know."""
+    def _send_some(self, done: int) -> int:
+        """One request; how far the upload is then."""
+        end = min(done + self._chunk.count, self._size)
+        headers = {**OCTETS, "Content-Length": str(end - done), "Content-Range": f"{done}-{end - 1}"}
+        body = self._part(done, end)
+        try:
+            self._location = location_of(self._request("PATCH", self._location, (202,), headers, body), self._transport)
+        finally:
+            body.close()
+        return end
+
+    def _stands(self) -> int:
+        """How far the registry got, and from now on where it goes on; from nothing if it does not know."""
+        try:
+            response = self._request("GET", self._location, (204,), {})
+            self._location, done = location_of(response, self._transport), received(response)
+            if done <= self._size:
+                return done
+        except (NotFound, ServerError):
+            pass
+        self._location = self._begin()
+        return 0
+
+    def _is_there(self, digest: Digest) -> bool:
+        """Whether the registry has the blob: the answer that said so may be what was lost."""
         with suppress(StowageError):
-            response = self._request("GET", location, (204,), {}, retry=True)
-            return location_of(response, self._transport), received(response)
-        return self._begin(), 0
+            self._request("HEAD", f"/v2/{self._repository}/blobs/{digest}", (200,), {})
+            return True
+        return False
 
     def _begin(self) -> str:
-        response = self._request(
-            "POST", f"/v2/{self._repository}/blobs/uploads/", (202,), {"Content-Length": "0"}, retry=True
-        )
+        response = self._request("POST", f"/v2/{self._repository}/blobs/uploads/", (202,), {"Content-Length": "0"})
         self._chunk.heed(response)
         return location_of(response, self._transport)
 
     def _request(
-        self, method: str, url: str, expect: tuple[int, ...], headers: dict[str, str],
-        body: Chunk | None = None, retry: bool = False,
-    ) -> Response:  # fmt: skip
-        return self._transport.request(
-            method, url, scope=f"repository:{self._repository}:pull,push", expect=expect, headers=headers, body=body,
-            retry=retry, what=f"{self._name} for {self._repository}",
+        self, method: str, url: str, expect: tuple[int, ...], headers: dict[str, str], body: Chunk | None = None
+    ) -> Response:
+        what = f"{self._name} for {self._repository}"
+        sends = method in ("PATCH", "PUT")
+        response = self._transport.request(
+            method, url, scope=f"repository:{self._repository}:pull,push", expect=(*expect, 404) if sends else expect,
+            headers=headers, body=body, retry=method == "POST", what=what,
         )  # fmt: skip
+        if sends and response.status == 404:
+            raise SessionLost(f"{self._transport.host} no longer knows the upload of {what}")
+        return response
 
     def _part(self, start: int, end: int) -> Chunk:
         ended = Malformed(f"{self._name}: changed while it was packed; pack again when it is still")

@@ -10,11 +10,12 @@ blobs is named instead of sent. Whatever goes wrong with that, the bytes are sen
 
 from __future__ import annotations
 
-import time
+from contextlib import closing, suppress
 
 from artifact.descriptor import Descriptor
-from artifact.errors import DigestMismatch, NotFound, ServerError, Unauthorized, Unreachable
+from artifact.errors import DigestMismatch, NotFound, ServerError, StowageError, Unauthorized, Unreachable
 from artifact.progress import Progress
+from artifact.remote.answer import Response
 from artifact.remote.chunks import (
     ATTEMPTS,
     CHUNK,
@@ -22,15 +23,17 @@ from artifact.remote.chunks import (
     RANGES,
     Chunk,
     ChunkSize,
+    Patience,
     Sent,
+    SessionLost,
     composes,
     location_of,
     received,
     with_digest,
 )
 from artifact.remote.composition import Composition, document
-from artifact.remote.sessions import UploadSessions
-from artifact.remote.transport import Response, Transport
+from artifact.remote.sessions import UploadSession
+from artifact.remote.transport import Busy, Transport
 from artifact.source import Source
 
 
@@ -52,25 +55,29 @@ class BlobUpload:
         self._source = source
         self._progress = progress
         self._label = str(descriptor.digest)
-        self._place = f"{transport.base}/{name}"
-        self._sessions = UploadSessions()
+        self._session = UploadSession(f"{transport.base}/{name}", descriptor.digest)
         self._chunk = ChunkSize()
         self._composition = composition
         self._composed = False
+        self._uncomposed = 0  # requests to take something from elsewhere that were refused
         others = composition.repositories if composition is not None else ()
         self._scope = " ".join((f"repository:{name}:pull,push", *(f"repository:{other}:pull" for other in others)))
         self._sent = Sent(progress, self._label, self._travelled)
 
     def run(self) -> None:
         """Send the blob. Raises `DigestMismatch` if the registry finds other bytes, `Unreachable` if it stays away."""
-        try:
-            self._send()
-        except DigestMismatch:
-            if not self._composed:
-                raise
-            self._composition, self._composed = None, False  # what an index says of blobs that are there is not so
-            self._send()
-        self._sessions.forget(self._place, self._descriptor.digest)
+        with closing(self._session):
+            while True:
+                try:
+                    self._send()
+                    break
+                except DigestMismatch:
+                    self._session.forget()  # or the next push would go on with these bytes
+                    if not self._composed:
+                        raise
+                    # What an index says of blobs that are there is not so.
+                    self._composition, self._composed = None, False
+            self._session.forget()
         self._progress.finish(self._label)
 
     def _send(self) -> None:
@@ -99,39 +106,52 @@ class BlobUpload:
         return location_of(response, self._transport)
 
     def _put_whole(self) -> None:
-        size, opened = self._descriptor.size, self._part(0, self._descriptor.size)
-        for attempt in range(1, ATTEMPTS + 1):
+        size, patience = self._descriptor.size, Patience()
+        while True:
             try:
                 self._request(
                     "PUT", with_digest(self._begin(), self._descriptor.digest), (201,),
-                    headers={**OCTETS, "Content-Length": str(size)}, body=opened,
+                    headers={**OCTETS, "Content-Length": str(size)}, body=self._part(0, size),
                 )  # fmt: skip
                 return
-            except Unreachable:
-                if attempt == ATTEMPTS:
-                    raise
-                time.sleep(min(0.25 * 2**attempt, 5))
+            except (Unreachable, SessionLost) as error:
+                patience.bear(error)
+                if self._is_there():
+                    return
 
     def _send_chunks(self) -> None:
-        digest, size, failures = self._descriptor.digest, self._descriptor.size, 0
-        location, done = self._resume() or (self._begin(), 0)
-        self._progress.begin(self._label, self._travelled(size))
-        self._sessions.put(self._place, digest, location)
-        self._sent.stands_at(done)
-        while done < size:
+        digest, size, patience = self._descriptor.digest, self._descriptor.size, Patience()
+        location, done, begun = "", 0, False
+        self._session.claim()
+        while True:
             try:
-                location, done = self._send_some(location, done)
-                failures = 0
-                self._sessions.put(self._place, digest, location)
-            except Unreachable:
+                if not location:
+                    location, done = self._resume() or (self._begin(), 0)
+                elif done < size:
+                    location, done = self._send_some(location, done)
+                    patience.headway()
+                else:
+                    self._request("PUT", with_digest(location, digest), (201,), headers={"Content-Length": "0"})
+                    return
+            except (Unreachable, SessionLost) as error:
                 self._chunk.shrink()
-                failures += 1
-                if failures >= ATTEMPTS:
-                    raise
-                time.sleep(min(0.25 * 2**failures, 5))
-                location, done = self._resume() or (self._begin(), 0)
+                patience.bear(error)
+                if location and done == size and self._is_there():
+                    return
+                location = ""  # where it stands is for the registry to say
+                continue
+            if not begun:
+                self._progress.begin(self._label, self._travelled(size))
+                begun = True
+            self._session.put(location)
             self._sent.stands_at(done)
-        self._request("PUT", with_digest(location, digest), (201,), headers={"Content-Length": "0"})
+
+    def _is_there(self) -> bool:
+        """Whether the registry has the blob: the answer that said so may be what was lost."""
+        with suppress(StowageError):
+            self._request("HEAD", f"/v2/{self._name}/blobs/{self._descriptor.digest}", (200,))
+            return True
+        return False
 
     def _send_some(self, location: str, done: int) -> tuple[str, int]:
         """One request; where the upload goes on and how far it is then."""
@@ -147,7 +167,10 @@ class BlobUpload:
                 )
                 self._composed = True
                 return location_of(response, self._transport), end
-            except (NotFound, ServerError, Unauthorized):  # a blob went, or may not be read
+            except (Busy, ServerError, Unauthorized) as error:  # a blob went, or may not be read
+                self._uncomposed += 1
+                if isinstance(error, Busy) and self._uncomposed < ATTEMPTS:
+                    raise
                 self._composition = None
                 return self._resume() or (self._begin(), 0)
         end = min(end, done + self._chunk.count)
@@ -155,6 +178,8 @@ class BlobUpload:
         try:
             response = self._request("PATCH", location, (202,), headers=headers, body=self._part(done, end))
             return location_of(response, self._transport), end
+        except SessionLost:
+            raise
         except ServerError:
             if self._chunk.shrink():  # a proxy may take no request as large
                 return self._resume() or (self._begin(), 0)
@@ -162,28 +187,33 @@ class BlobUpload:
 
     def _resume(self) -> tuple[str, int] | None:
         """Where an upload begun earlier stands: its location and how many bytes the registry has of it."""
-        location = self._sessions.get(self._place, self._descriptor.digest)
+        location = self._session.location
         if location is None:
             return None
         try:
-            response = self._request("GET", location, (204,), retry=True)
+            response = self._request("GET", location, (204,))
             done = received(response)
             if done > self._descriptor.size:
                 return None
             return self._goes_on(response), done
         except (NotFound, ServerError):
-            self._sessions.forget(self._place, self._descriptor.digest)
+            self._session.forget()
             return None
 
     def _request(
         self, method: str, url: str, expect: tuple[int, ...], *, headers: dict[str, str] | None = None,
-        body: Chunk | None = None, ranges: bytes | None = None, retry: bool = False,
+        body: Chunk | None = None, ranges: bytes | None = None,
     ) -> Response:  # fmt: skip
+        what = f"blob {self._descriptor.digest.short} of {self._name}"
+        sends = method in ("PATCH", "PUT")
         try:
-            return self._transport.request(
-                method, url, scope=self._scope, expect=expect, headers=headers, body=body or ranges,
-                retry=retry or method == "POST", what=f"blob {self._descriptor.digest.short} of {self._name}",
+            response = self._transport.request(
+                method, url, scope=self._scope, expect=(*expect, 404) if sends else expect, headers=headers,
+                body=body or ranges, retry=method == "POST", what=what,
             )  # fmt: skip
+            if sends and response.status == 404:
+                raise SessionLost(f"{self._transport.host} no longer knows the upload of {what}: push again")
+            return response
         except ServerError as error:
             if "DIGEST_INVALID" in str(error):
                 raise DigestMismatch(

@@ -96,7 +96,7 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     """No test reads or writes the logins and uploads of whoever runs it."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
-    for name in ("DOCKER_CONFIG", "XDG_STATE_HOME", "XDG_DATA_HOME", "STOWAGE_STORE"):
+    for name in ("DOCKER_CONFIG", "XDG_STATE_HOME", "XDG_DATA_HOME", "STOWAGE_STORE", "STOWAGE_TOKEN_HOSTS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifact.errors import InvalidInput, StowageError, Unauthorized
+from artifact.reference import is_host
+from artifact.remote import RemoteRepository
 from artifact.remote.auth import Authorizer
 from artifact.remote.challenge import parse_challenges
 from artifact.remote.credentials import Credentials
 from artifact.remote.hosts import is_internal, is_loopback, scheme_of
+from artifact.remote.tokenhosts import parse_token_hosts
 
 
 @given(st.text(max_size=200))
@@ -59,12 +62,54 @@ def test_the_spellings_docker_uses(config: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"auths":[]}', '{"auths":{"h":{"auth":"%%%"}}}', '{"auths":{"h":{"auth":"eA=="}}}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"auths":[]}',
+        '{"auths":{"h":{"auth":"%%%"}}}',
+        '{"auths":{"h":{"auth":"eA=="}}}',
+        '{"auths":{"h":{"auth":"\u00e9"}}}',
+    ],
 )
 def test_a_broken_file_is_said(config: Path, text: str) -> None:
     config.write_text(text)
     with pytest.raises(InvalidInput, match=str(config)):
         Credentials.load().get("h")
+
+
+@pytest.mark.parametrize("key", ["auths", "credHelpers"])
+def test_null_is_no_entry(config: Path, key: str) -> None:
+    config.write_text(json.dumps({key: None}))
+    Credentials.load().store("h", "user", "secret")
+    login = Credentials.load().get("h")
+    assert login is not None and login.password == "secret"
+
+
+@pytest.mark.parametrize("text", ['{"auths":[]}', '{"credHelpers":[]}'])
+def test_nothing_is_stored_in_a_broken_file(config: Path, text: str) -> None:
+    config.write_text(text)
+    with pytest.raises(InvalidInput, match="must be an object"):
+        Credentials.load().store("h", "user", "secret")
+    assert config.read_text() == text
+
+
+def test_a_link_to_the_file_stays_one(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "dotfiles.json").write_text("{}")
+    config.symlink_to("dotfiles.json")
+    Credentials.load().store("h", "user", "secret")
+    assert config.is_symlink() and "auths" in json.loads((tmp_path / "dotfiles.json").read_text())
+
+
+def test_a_user_without_a_home_has_no_logins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert Credentials.load().get("h") is None
+    with pytest.raises(InvalidInput, match="DOCKER_CONFIG"):
+        Credentials.load().store("h", "user", "secret")
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def helper(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -140,6 +185,18 @@ def test_loopback(host: str) -> None:
     assert is_loopback(host) and is_internal(host) and scheme_of(host, False) == "http"
 
 
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433:80", "0x7f.0.0.1", "127.0.0.1.", "localhost.", "[::ffff:127.0.0.1]"]
+)
+def test_loopback_as_only_resolvers_read_it(host: str) -> None:
+    assert is_loopback(host) and is_internal(host)
+
+
+@pytest.mark.parametrize("host", ["0", "10.1", "0xa9fea9fe", "169.16689662", "[::ffff:10.0.0.1]"])
+def test_internal_as_only_resolvers_read_it(host: str) -> None:
+    assert is_internal(host) and not is_loopback(host)
+
+
 @pytest.mark.parametrize("host", ["example.org", "localhost.example.org", "127.0.0.1.example.org", "[2606:4700::1111]"])
 def test_not_loopback(host: str) -> None:
     assert not is_loopback(host) and not is_internal(host)
@@ -148,3 +205,30 @@ def test_not_loopback(host: str) -> None:
 
 def test_internal_addresses_are_not_loopback() -> None:
     assert is_internal("10.1.2.3:5000") and not is_loopback("10.1.2.3:5000")
+
+
+def test_token_hosts_are_pairs() -> None:
+    text = "registry.example.com=gitlab.example.com, R.example:5000=one.example,r.example:5000=[2606:4700::1111]:8443"
+    assert parse_token_hosts(text) == {
+        "registry.example.com": {"gitlab.example.com"},
+        "r.example:5000": {"one.example", "[2606:4700::1111]:8443"},
+    }
+    assert parse_token_hosts("") == parse_token_hosts("  ") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a=", "=b", "a=b,", ",", "a=b=c", "a=https://b", "a=b/c", "a=b:0", "a b=c", "*=b"]
+)
+def test_token_hosts_that_make_no_sense_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOWAGE_TOKEN_HOSTS", text)
+    with pytest.raises(InvalidInput, match="STOWAGE_TOKEN_HOSTS: not REGISTRY=TOKENHOST"):
+        RemoteRepository("localhost:1", "x")
+
+
+@given(st.text(max_size=60))
+def test_token_hosts_are_hosts_or_refused(text: str) -> None:
+    try:
+        found = parse_token_hosts(text)
+    except InvalidInput:
+        return
+    assert all(is_host(host) for registry, hosts in found.items() for host in (registry, *hosts))

@@ -78,12 +78,21 @@ def changed(**fields: Any) -> bytes:
         (b'{"schemaVersion":NaN}', "NaN"),
         (b"[" * 100_000, "JSON"),
         (b"\xff", "JSON"),
+        (changed(artifactType="\ud800"), "surrogates"),
+        (changed(annotations={"\udfff": "a"}), "surrogates"),
+        (changed(layers=[LAYER.to_json(), {**LAYER.to_json(), "size": 8}]), "two sizes: 7 and 8"),
+        (changed(layers=[{**CONFIG.to_json(), "size": 3}]), "two sizes: 2 and 3"),
         (b"[]", "object"),
     ],
 )
 def test_refusals_say_why(raw: bytes, complaint: str) -> None:
     with pytest.raises(Malformed, match=complaint):
         Manifest.parse(raw, mediatypes.IMAGE_MANIFEST)
+
+
+def test_escapes_of_whole_characters_are_read() -> None:
+    raw = changed(artifactType="\N{GRINNING FACE} \\ud800")
+    assert b"\\ud83d" in raw and Manifest.parse(raw).artifact_type == "\N{GRINNING FACE} \\ud800"
 
 
 def test_a_document_that_reads_as_both_kinds_is_neither() -> None:

@@ -79,6 +79,48 @@ def test_a_flood_of_referrers_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(target.referrers(digest)) == 5
 
 
+def test_indexes_among_the_referrers_count_like_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named again and again is copied once; and what one referrer names is no way around the bounds."""
+
+    class Counting(LayoutRepository):
+        asked = 0
+
+        def manifest(self, reference: str | Digest) -> tuple[Descriptor, bytes]:
+            self.asked += 1
+            return super().manifest(reference)
+
+    source = Counting(tmp_path / "a")
+    digest = push_model(source, "v1", b"one")
+    inner = source.push_manifest(Index([]).to_bytes(), mediatypes.IMAGE_INDEX)
+    for _ in range(2):
+        inner = source.push_manifest(Index([inner] * 40).to_bytes(), mediatypes.IMAGE_INDEX)
+    subject = source.resolve(digest)
+    top = source.push_manifest(Index([inner] * 40, "a/b", subject).to_bytes(), mediatypes.IMAGE_INDEX)
+    source.asked = 0
+    target = LayoutRepository(tmp_path / "b")
+    copy_artifact(source, target, digest, progress=QUIET, referrers=True)
+    assert [item.digest for item in target.referrers(digest)] == [top.digest] and target.has_blob(inner.digest)
+    assert source.asked < 20
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRERS", 3)
+    with pytest.raises(Malformed, match="more than 3 manifests"):
+        copy_artifact(source, LayoutRepository(tmp_path / "c"), digest, progress=QUIET, referrers=True)
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRERS", 4)
+    monkeypatch.setattr(artifact.transfer, "MAX_REFERRER_BYTES", top.size + inner.size)
+    with pytest.raises(Malformed, match="larger than"):
+        copy_artifact(source, LayoutRepository(tmp_path / "d"), digest, progress=QUIET, referrers=True)
+
+
+def test_what_refers_to_a_member_that_is_also_a_referrer_follows(tmp_path: Path) -> None:
+    source, target = LayoutRepository(tmp_path / "a"), LayoutRepository(tmp_path / "b")
+    digest = push_model(source, "v1", b"one")
+    subject = source.resolve(digest)
+    signature = source.resolve(push_model(source, None, b"sig", subject=subject))
+    on_signature = push_model(source, None, b"countersignature", subject=signature)
+    source.push_manifest(Index([signature], "a/b", subject).to_bytes(), mediatypes.IMAGE_INDEX)
+    copy_artifact(source, target, digest, progress=QUIET, referrers=True)
+    assert [item.digest for item in target.referrers(signature.digest)] == [on_signature]
+
+
 def test_an_index_travels_with_its_members(tmp_path: Path) -> None:
     source, target = LayoutRepository(tmp_path / "a"), LayoutRepository(tmp_path / "b")
     members = [source.resolve(push_model(source, None, name)) for name in (b"one", b"two")]

@@ -14,7 +14,8 @@ def test_what_stays_behind_is_told(packager, tiny: Path, tmp_path: Path, registr
     """A copy without its signatures is refused where it arrives: whoever makes it should hear of it here."""
     assert packager("keygen", tmp_path / "release").status == 0
     packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--sign", tmp_path / "release.key")
-    source, target = f"oci:{tmp_path}/out:{TAG}", f"{registry_server(tmp_path / "storage").host}/behind/tiny"
+    server = registry_server(tmp_path / "storage")
+    source, target = f"oci:{tmp_path}/out:{TAG}", f"{server.host}/behind/tiny"
     bare = packager("copy", source, target)
     assert bare.status == 0
     assert "note: 5 signatures and attestations stay behind: --all-referrers sends what refers to it" in bare.stderr
