@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from artifact.errors import InvalidInput
+from artifact.errors import InvalidInput, Unauthorized
 from artifact.reference import is_host
 from artifact.remote.credentials import Credentials
 from artifact.remote.transport import Transport
@@ -44,7 +44,10 @@ def login_command(
         raise InvalidInput("a login needs a user name and a password")
     tried = Credentials(Path(), {"auths": {host: {"username": username, "password": password}}})
     transport = Transport(host, plain_http=plain_http, credentials=tried)
-    transport.request("GET", "/v2/", scope="", expect=(200, 404), what="/v2/")
+    try:
+        transport.request("GET", "/v2/", scope="", expect=(200, 404), what="/v2/")
+    except Unauthorized as error:  # whose advice to log in is what was just tried
+        raise Unauthorized(str(error).removesuffix(f": packager login {host}")) from None
     note(f"login for {host} kept in {Credentials.load().store(host, username, password)}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import ssl
 import time
 from email.utils import parsedate_to_datetime
 
@@ -15,6 +17,8 @@ Response = urllib3.BaseHTTPResponse
 _MAX_WAIT = 30.0
 _MAX_ERROR = 64 * 1024
 _MAX_DIGITS = 18
+_NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
+"""How OpenSSL names an answer that is no TLS."""
 
 
 def read_whole(response: Response, limit: int, host: str) -> bytes:
@@ -65,11 +69,20 @@ def asked_wait(response: Response) -> float:
 
 
 def reason(error: Exception) -> str:
-    """The innermost cause of a connection failure, without the library's own object names."""
+    """The innermost cause of a connection failure, without the library's own object names; for TLS, what to do."""
     cause: BaseException = error
     while inner := getattr(cause, "reason", None) or cause.__cause__ or cause.__context__:
         if not isinstance(inner, BaseException) or inner is cause:
             break
         cause = inner
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({cause.verify_message.strip('. ')}): name the certificate of its "
+            "authority with SSL_CERT_FILE"
+        )
+    if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+        return "it does not speak TLS: if plain HTTP is what is meant, --plain-http"
+    if isinstance(cause, http.client.RemoteDisconnected):
+        return "it closed the connection without an answer, as a server that speaks only TLS does to plain HTTP"
     text = getattr(cause, "strerror", None) or str(cause)
     return text.rsplit(">: ", 1)[-1].strip("()'\" ")[:200] or type(cause).__name__

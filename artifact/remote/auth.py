@@ -123,7 +123,7 @@ class Authorizer:
                 query.append(("account", login.username))
             separator = "&" if urlsplit(realm).query else "?"
             response = self._send("GET", f"{realm}{separator}{urlencode(query)}", headers=headers)
-        return "Bearer " + self._token(response, realm)
+        return "Bearer " + self._token(response, realm, with_login=login is not None)
 
     def _checked_realm(self, realm: str) -> str:
         try:
@@ -163,11 +163,12 @@ class Authorizer:
         self._elsewhere = authority(parts)
         return None
 
-    def _token(self, response: Response, realm: str) -> str:
+    def _token(self, response: Response, realm: str, *, with_login: bool) -> str:
         host = urlsplit(realm).netloc
         if response.status in (400, 401, 403):
             response.close()
-            raise Unauthorized(f"{host} gives no token for {self._host}: {self.advice}")
+            said = "does not accept the login" if with_login else "gives no token"
+            raise Unauthorized(f"{host} {said} for {self._host}: {self.advice}")
         try:
             value = json.loads(read_whole(response, _MAX_TOKEN, host))
             token = value.get("token") or value.get("access_token")

@@ -210,9 +210,9 @@ class Transport:
         if response.status == 404:
             raise NotFound(f"{self.host} has no {what}")
         if response.status in (401, 403):
-            raise Unauthorized(
-                f"{self.host} refuses {method} of {what}{said}: the login lacks that right ({self._authorizer.advice})"
-            )
+            advice = self._authorizer.advice
+            hint = f" (if the login lacks that right: {advice})" if said else f": the login lacks that right ({advice})"
+            raise Unauthorized(f"{self.host} refuses {method} of {what}{said}{hint}")
         raise ServerError(f"{self.host} answered {response.status} to {method} of {what}{said}")
 
 
