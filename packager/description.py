@@ -84,8 +84,8 @@ def front_matter(readme: str) -> dict[str, Any]:
 
     try:
         value = yaml.safe_load(match[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
+        return {}  # a value that is not of the type its tag names fails as it happens to: `!!bool foo`
     return value if isinstance(value, dict) else {}
 
 

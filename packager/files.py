@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
@@ -64,6 +64,11 @@ def is_gguf_folder(paths: Collection[str]) -> bool:
     """Whether these files are a model in GGUF: one beside safetensors is a copy of what they hold."""
     top = [path for path in paths if "/" not in path]
     return any(path.endswith(".gguf") for path in top) and not any(path.endswith(".safetensors") for path in top)
+
+
+def misspelt(paths: Iterable[str]) -> str | None:
+    """The first of these files whose name is that of GGUF weights but for capitals: no engine finds it under that."""
+    return next((path for path in paths if path.lower().endswith(".gguf") and not path.endswith(".gguf")), None)
 
 
 def shards_of(name: str) -> tuple[str, ...] | None:

@@ -55,6 +55,9 @@ RULES = {
 }
 """Every code."""
 
+CODE = frozenset({"auto-map", "python-code"})
+"""Findings that, allowed, let Python of a checkpoint be run by a program that looks for it."""
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -9,12 +9,14 @@ from pathlib import Path
 from artifact.errors import Malformed
 from artifact.filepath import checked_path
 from artifact.manifest import load_json
-from packager.content import Content, OnDisk
+from packager.content import Content, OnDisk, read
 from packager.files import is_filtered_out
 from packager.findings import Finding
 
 _MODULES = "modules.json"
 """Names the subfolders of a sentence-transformers model."""
+
+_MAX_MODULES = 1024 * 1024
 
 
 def list_files(folder: Path, globs: Sequence[str]) -> tuple[dict[str, Content], list[Finding]]:
@@ -27,9 +29,10 @@ def list_files(folder: Path, globs: Sequence[str]) -> tuple[dict[str, Content], 
     roots = _roots(folder)
     found: dict[str, Content] = {}
     skipped: list[Finding] = []
-    modules = _module_folders(folder)
+    modules = _module_folders(folder, roots)
     for name in sorted(entry.name for entry in folder.iterdir()):
-        if name.startswith(".") or is_filtered_out(name, globs):
+        # A module's files are asked for one by one: no glob that takes in has to name the subfolder itself.
+        if name.startswith(".") or is_filtered_out(name, ("*", *globs) if name in modules else globs):
             continue
         path = folder / checked_path(name)
         if path.is_dir():
@@ -66,12 +69,13 @@ def _regular(path: Path, roots: tuple[Path, ...]) -> Path:
     return real
 
 
-def _module_folders(folder: Path) -> set[str]:
+def _module_folders(folder: Path, roots: tuple[Path, ...]) -> set[str]:
     path = folder / _MODULES
-    if not path.is_file() or path.is_symlink():
+    if not path.is_symlink() and not path.is_file():
         return set()
-    raw = path.read_bytes()
-    modules = load_json(b'{"modules":' + raw + b"}", str(path)).get("modules")
+    what = str(path)
+    raw = read(OnDisk(_regular(path, roots)), _MAX_MODULES, what)
+    modules = load_json(b'{"modules":%b}' % raw, what).get("modules")
     if not isinstance(modules, list):
         return set()
     paths = [item.get("path") for item in modules if isinstance(item, dict)]

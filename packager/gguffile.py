@@ -21,6 +21,8 @@ from packager.huggingface import content_findings, pickle_finding, readme_of
 from packager.template import MAX_TEMPLATE, template_findings
 
 _MAX_LISTED = 6
+_TEMPLATE = "tokenizer.chat_template"
+"""The key of the chat template, and what the keys of others (``tokenizer.chat_template.tool_use``) begin with."""
 
 
 def open_gguf(path: Path, place: str) -> Checkpoint:
@@ -134,7 +136,7 @@ def _template(metadata: Mapping[str, object], files: list[PackFile]) -> tuple[st
     for file in files:
         if file.path == CHAT_TEMPLATE:
             return read(file.content, 4 * MAX_TEMPLATE, file.path).decode("utf-8", "replace"), files
-    inside = metadata.get("tokenizer.chat_template")
+    inside = metadata.get(_TEMPLATE)
     if not isinstance(inside, str) or not inside:
         return None, files
     return inside, [*files, PackFile(CHAT_TEMPLATE, Kind.CONFIG, InMemory(inside.encode()))]
@@ -142,13 +144,14 @@ def _template(metadata: Mapping[str, object], files: list[PackFile]) -> tuple[st
 
 def _findings(path: str, weights: WeightFile, facts: Facts, template: str | None) -> list[Finding]:
     metadata, found = weights.metadata, []
-    inside = metadata.get("tokenizer.chat_template")
-    if template:
-        found += template_findings(template, path)
+    inside = metadata.get(_TEMPLATE)
     if template and isinstance(inside, str) and inside.strip() != template.strip():
-        found += template_findings(inside, path)
         found.append(Finding("template-differs", "differs from the one in the metadata", CHAT_TEMPLATE))
-    if not template and "tokenizer.chat_template" not in metadata and "tokenizer.ggml.bos_token_id" in metadata:
+    # An engine may be told to use any of them: all are looked through, each once.
+    texts = [template, *(value for key, value in metadata.items() if key.startswith(_TEMPLATE))]
+    for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
+        found += template_findings(text, path)
+    if not template and _TEMPLATE not in metadata and "tokenizer.ggml.bos_token_id" in metadata:
         found.append(Finding("chat-template-missing", "no tokenizer.chat_template in the metadata", path))
     if "tokenizer.ggml.model" not in metadata:
         found.append(Finding("tokenizer-missing", "no tokenizer in the metadata", path))

@@ -8,7 +8,6 @@ from typing import Any
 from artifact.errors import Malformed, NotFound
 from artifact.filepath import checked_paths
 from artifact.filetypes import is_pickle_name
-from artifact.manifest import load_json
 from artifact.weights import safetensors
 from artifact.weights.precision import facts_of
 from artifact.weights.shards import INDEX, MAX_INDEX, SINGLE, misplaced, weight_map
@@ -18,6 +17,7 @@ from packager.content import Content, InMemory, head, read
 from packager.description import from_checkpoint
 from packager.files import PICKLE_MAGIC, Kind, is_license, kind_of, shards_of
 from packager.findings import Finding
+from packager.jsonfile import load_lenient
 from packager.template import MAX_TEMPLATE, chosen, named_templates, template_findings
 
 _MAX_JSON = 32 * 1024 * 1024
@@ -27,6 +27,7 @@ _PLAIN_JSON = ("tokenizer.json", "vocab.json", "added_tokens.json", "modules.jso
 _TEMPLATE_CONFIGS = ("chat_template.json", "tokenizer_config.json")
 _NO_LIMIT = 10**9
 """A model_max_length from here on means none was set."""
+_GENERATES = ("ForCausalLM", "ForConditionalGeneration")
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"vocab.json", "merges.txt"}, {"vocab.txt"}, {"tekken.json"})
 
@@ -73,14 +74,15 @@ def _config(place: str, listed: Mapping[str, Content]) -> dict[str, Any]:
 
 def read_json(content: Content, what: str) -> dict[str, Any]:
     """A JSON object among the files; `what` names it in errors. Raises `Malformed`."""
-    return load_json(read(content, _MAX_JSON, what), what, _MAX_JSON)
+    return load_lenient(read(content, _MAX_JSON, what), what, _MAX_JSON)
 
 
 def _weights(place: str, listed: Mapping[str, Content], findings: list[Finding]) -> dict[str, WeightFile]:
     """The headers of the weight files the model is loaded from, by path. Others are no part of it."""
     if INDEX in listed:
         return _indexed(place, listed, findings)
-    names = [name for name in listed if name.endswith(".safetensors") and "/" not in name]
+    # In the order of the layers of an artifact, whatever order another tool's artifact lists them in.
+    names = sorted(name for name in listed if name.endswith(".safetensors") and "/" not in name)
     if SINGLE in names:
         names = [SINGLE]
     if not names:
@@ -166,7 +168,7 @@ def pickle_finding(path: str) -> Finding:
 def _code_references(path: str, content: Content) -> Iterator[Finding]:
     # Wrapped, because a file that is a list is read like one that is an object.
     raw = b'{"document":%b}' % read(content, _MAX_JSON, path)
-    pending: list[Any] = [load_json(raw, path, 2 * _MAX_JSON)]
+    pending: list[Any] = [load_lenient(raw, path, 2 * _MAX_JSON)]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
@@ -208,9 +210,8 @@ def _chat_template(
     if stated:
         text = next(iter(stated.values()))
         return text, [*rest, PackFile(CHAT_TEMPLATE, Kind.CONFIG, InMemory(text.encode()))]
-    if any(
-        str(name).endswith(("ForCausalLM", "ForConditionalGeneration")) for name in config.get("architectures") or []
-    ):
+    names = config.get("architectures")
+    if isinstance(names, list) and any(str(name).endswith(_GENERATES) for name in names):
         findings.append(Finding("chat-template-missing", f"no {CHAT_TEMPLATE}, and none in tokenizer_config.json"))
     return None, rest
 

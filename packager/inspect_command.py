@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from artifact.errors import InvalidInput
 from artifact.locate import open_repository
 from artifact.reference import Reference
 from artifact.terminal import JsonOption, print_json, progress_bars
@@ -36,6 +37,8 @@ def inspect_command(
         opened = open_source(source, file_filter or ())
         card, checkpoint = card_of(opened), opened if deep else None
     else:
+        if file_filter and not deep:
+            raise InvalidInput("--file-filter chooses, of an artifact, the files that --deep reads: add --deep")
         reference = Reference.parse(source)
         packed = open_packed(open_repository(reference, plain_http=plain_http), reference)
         card = card_of_artifact(packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import tempfile
@@ -21,12 +22,14 @@ from artifact.weights.tensor import WeightFile
 from packager.checkpoint import CHAT_TEMPLATE, Checkpoint, PackFile, in_order
 from packager.content import Made, OnDisk, Stored
 from packager.description import slug
-from packager.files import Kind
+from packager.files import Kind, is_projector
 from packager.storing import Named
 from packager.witness import InFolder, SourceDigests
 
 if TYPE_CHECKING:
     from packager.convert import Plan
+
+_PROJECTOR = re.compile("mmproj", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def converted(
         plan = watched(plan_conversion(folder, precision), folder, sources)
         if plan.warning:
             note(f"warning: {plan.warning}")
-        name = f"{slug(checkpoint.name)}-{precision}.gguf"
+        name = f"{weights_stem(checkpoint)}-{precision}.gguf"
         weights = (gguf.read_source(plan.source, plan.size, name),)
         facts = facts_of(weights)
         if facts.precision != precision:
@@ -57,6 +60,13 @@ def converted(
         yield Material(
             with_documents(checkpoint, [PackFile(name, Kind.WEIGHT, Made(plan.size, plan.source))]), weights, facts
         )
+
+
+def weights_stem(checkpoint: Checkpoint) -> str:
+    """What the names of GGUF files made for `checkpoint` begin with: the model's name, but never so that llama.cpp, and
+    who reads the artifact, take them for a projector."""
+    stem = slug(checkpoint.name)
+    return _PROJECTOR.sub("model", stem) if is_projector(f"{stem}.gguf") else stem
 
 
 def watched(plan: Plan, folder: Path, sources: SourceDigests | None) -> Plan:

@@ -25,31 +25,30 @@ SUFFIX = "-ollama"
 MAX_LICENSE = 1024 * 1024
 """Largest licence that is shown, in bytes."""
 
-_KNOWN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+_KNOWN: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
-        "<|start_header_id|>",
         "{{ range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
     (
-        "<|im_start|>",
         "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
         ("<|im_start|>", "<|im_end|>"),
     ),
     (
-        "<start_of_turn>",
         '{{ range .Messages }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}user{{ end }}\n'
         "{{ .Content }}<end_of_turn>\n{{ end }}<start_of_turn>model\n",
         ("<start_of_turn>", "<end_of_turn>"),
     ),
     (
-        "<|end|>",
         "{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}<|end|>\n{{ end }}<|assistant|>\n",
         ("<|end|>", "<|user|>", "<|assistant|>"),
     ),
 )
-"""A mark in a Jinja template, the template in Go that lays a conversation out the same way, and where to stop."""
+"""A template in Go that lays a conversation out as Jinja templates with all these marks do, which are where to stop."""
+
+_OTHERS = ("<|im_sep|>", "<|start|>", "<|message|>")
+"""Marks of templates that lay a conversation out otherwise and share a family's marks: Phi 4, gpt-oss."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,11 @@ def is_text_license(file: PackFile) -> bool:
 
 
 def _template(jinja: str) -> tuple[str, tuple[str, ...]]:
-    for mark, go, stop in _KNOWN:
-        if mark in jinja:
-            return go, stop
+    if any(mark in jinja for mark in _OTHERS):
+        return "", ()
+    for go, marks in _KNOWN:
+        if all(mark in jinja for mark in marks):
+            return go, marks
     return "", ()
 
 

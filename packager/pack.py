@@ -40,6 +40,7 @@ from packager.production import (
     produces,
     production_findings,
 )
+from packager.quantize.recipes import canonical
 from packager.storing import Indexes, Target, check_unchanged, store_files
 from packager.witness import SourceDigests
 
@@ -90,7 +91,7 @@ def check(checkpoint: Checkpoint, options: Options, tag: str | None) -> None:
     enforce(findings_of(checkpoint, options), options.allowed)
     if checkpoint.adapter:
         _check_adapter(checkpoint, options)
-    facts, precision = checkpoint.facts, _precision(options)
+    facts, precision = checkpoint.facts, _precision(checkpoint, options)
     if converts(checkpoint, options):
         if options.format == "safetensors":
             raise InvalidInput(f"{checkpoint.place} is GGUF and stays GGUF: it cannot be packed as {options.format}")
@@ -111,24 +112,24 @@ def check(checkpoint: Checkpoint, options: Options, tag: str | None) -> None:
 
 def converts(checkpoint: Checkpoint, options: Options) -> bool:
     """Whether packing means making other weights: another format, precision or number of files."""
-    return produces(checkpoint, options.format, _precision(options), options.production)
+    return produces(checkpoint, options.format, _precision(checkpoint, options), options.production)
 
 
 def shows_sources(checkpoint: Checkpoint, options: Options) -> bool:
     """Whether it is this program that reads the weights, when others are made of them."""
     if checkpoint.facts.format == "gguf":
-        return _precision(options) in (None, checkpoint.facts.precision)
+        return _precision(checkpoint, options) in (None, checkpoint.facts.precision)
     return options.production.converter == OWN
 
 
 def findings_of(checkpoint: Checkpoint, options: Options) -> tuple[Finding, ...]:
     """What is wrong with the checkpoint, and with what is to be made of it."""
-    return (*checkpoint.findings, *production_findings(checkpoint, _precision(options)))
+    return (*checkpoint.findings, *production_findings(checkpoint, _precision(checkpoint, options)))
 
 
 def conversion_precision(checkpoint: Checkpoint, options: Options) -> str:
     """The precision of the converted file: as stated, else the checkpoint's own. Raises `InvalidInput`."""
-    precision = _precision(options) or checkpoint.facts.precision
+    precision = _precision(checkpoint, options) or checkpoint.facts.precision
     if precision not in ("F32", "F16", "BF16") and not options.precision and checkpoint.facts.format != "gguf":
         raise InvalidInput(f"{checkpoint.place} is {precision}: say --precision for the conversion")
     return precision
@@ -262,8 +263,13 @@ def _mismatch(message: str) -> FindingsRefused:
     return FindingsRefused([Finding("tag-mismatch", message)])
 
 
-def _precision(options: Options) -> str | None:
+def _precision(checkpoint: Checkpoint, options: Options) -> str | None:
+    """The precision as stated, by the name it goes by: an alias of a mixture is the name of a tensor type too, which
+    is meant if the checkpoint has that."""
     if options.precision is None:
         return None
+    if not options.precision:
+        raise InvalidInput("--precision is empty: is the variable set that it is taken from?")
     upper = options.precision.upper()
-    return _ALIASES.get(upper, upper)
+    name = _ALIASES.get(upper, upper)
+    return name if name == checkpoint.facts.precision else canonical(name)

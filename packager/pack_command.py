@@ -20,9 +20,18 @@ from packager.adapter import bound
 from packager.attestations import Packing, attest_pack
 from packager.checkpoint import Checkpoint
 from packager.findings import Severity, check_allowed
-from packager.options import DeltaFromOption, FileFilterOption, PlainHttpOption, print_pinned
+from packager.options import (
+    AllowOption,
+    Converter,
+    ConverterOption,
+    ConverterPathOption,
+    DeltaFromOption,
+    FileFilterOption,
+    PlainHttpOption,
+    print_pinned,
+)
 from packager.pack import Options, check, conversion_precision, converts, created_at, findings_of, pack
-from packager.production import LLAMA_CPP, OWN, Production, size_of
+from packager.production import Production, size_of
 from packager.quantize.command import QuantizerOption
 from packager.signer import IdentityToken, TrustConfig, named, signer
 from packager.source import open_source
@@ -38,13 +47,6 @@ class Format(StrEnum):
 
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
-
-
-class Converter(StrEnum):
-    """Programs that convert a checkpoint."""
-
-    OWN = OWN
-    LLAMA_CPP = LLAMA_CPP
 
 
 class Layout(StrEnum):
@@ -66,10 +68,8 @@ def pack_command(
         Path | None, typer.Option(metavar="FILE", help="Quantise by this importance matrix (packager imatrix).")
     ] = None,
     quantizer: QuantizerOption = "",
-    converter: Annotated[Converter, typer.Option(help="Who converts a checkpoint.")] = Converter.OWN,
-    converter_path: Annotated[
-        str, typer.Option(metavar="FOLDER", help="The environment that holds llama.cpp's converter.")
-    ] = "",
+    converter: ConverterOption = Converter.OWN,
+    converter_path: ConverterPathOption = "",
     split_max_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Cut GGUF into files of at most SIZE: 500M, 4G.")
     ] = None,
@@ -93,7 +93,7 @@ def pack_command(
     builder: Annotated[
         str, typer.Option(metavar="URI", envvar="STOWAGE_BUILDER", help="Who builds, as the provenance says.")
     ] = BUILDER,
-    allow: Annotated[list[str] | None, typer.Option(metavar="FINDING", help="Pack despite this finding.")] = None,
+    allow: AllowOption = None,
     delta_from: DeltaFromOption = None,
     plain_http: PlainHttpOption = False,
 ) -> None:
@@ -111,7 +111,7 @@ def pack_command(
     if delta_from is not None and not push:
         raise InvalidInput("--delta-from is for --push: what is packed locally travels nowhere")
     earlier = base_at(delta_from, plain_http=plain_http)
-    signs = sign_key or sign_keyless or trust_config
+    signs = sign_key is not None or sign_keyless or trust_config is not None or identity_token == ""
     key = signer(sign_key, sign_keyless, trust_config, identity_token) if signs else None
     checkpoint = open_source(source, file_filter or (), plain_http=plain_http)
     if base is not None:

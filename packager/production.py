@@ -20,10 +20,17 @@ from artifact.weights import gguf
 from artifact.weights.precision import facts_of
 from packager.checkpoint import Checkpoint, PackFile
 from packager.content import Content, Made, OnDisk
-from packager.description import slug
 from packager.files import Kind, is_projector
 from packager.findings import Finding
-from packager.material import Material, as_folder, converted, scratch_folder, watched, with_documents
+from packager.material import (
+    Material,
+    as_folder,
+    converted,
+    scratch_folder,
+    watched,
+    weights_stem,
+    with_documents,
+)
 from packager.quantize.interpreter import find_interpreter
 from packager.quantize.recipes import Recipe, recipe_of
 from packager.witness import SourceDigests
@@ -134,6 +141,11 @@ def tools_of(checkpoint: Checkpoint, precision: str, production: Production) -> 
     return tools
 
 
+def runs_others(checkpoint: Checkpoint, precision: str, production: Production) -> bool:
+    """Whether another program than this one has a part in making `precision`: a converter or a quantiser."""
+    return production.converter != OWN or _quantizes(checkpoint, precision)
+
+
 def imatrix_digest(production: Production) -> Digest | None:
     """The digest of the importance matrix, if there is one."""
     return Digest.of(production.imatrix.read_bytes()) if production.imatrix is not None else None
@@ -205,7 +217,7 @@ def _material(checkpoint: Checkpoint, precision: str, production: Production, ma
     facts = facts_of(headers)
     if precision in _CONVERTED and facts.precision != precision:
         raise Malformed(f"{checkpoint.place}: the conversion to {precision} came out as {facts.precision}")
-    names = shard_names(f"{slug(checkpoint.name)}-{facts.precision}", len(contents))
+    names = shard_names(f"{weights_stem(checkpoint)}-{facts.precision}", len(contents))
     files = [PackFile(name, Kind.WEIGHT, content) for name, content in zip(names, contents, strict=True)]
     files += [file for file in checkpoint.files if is_projector(file.path)]  # stays as it is
     return Material(with_documents(checkpoint, files), headers, facts)

@@ -25,11 +25,12 @@ from artifact.terminal import JsonOption, note, print_json, progress_bars
 from artifact.version import __version__
 from packager.attestations import OLLAMA
 from packager.checkpoint import Checkpoint
+from packager.findings import CODE, check_allowed
 from packager.hashing import digests_of, hash_source
-from packager.options import PlainHttpOption
+from packager.options import AllowOption, Converter, ConverterOption, ConverterPathOption, PlainHttpOption
 from packager.pack import Options, conversion_precision, converts, pack
 from packager.packed import Packed, open_packed
-from packager.production import OWN, Production, tools_of
+from packager.production import OWN, Production, runs_others, tools_of
 from packager.quantize.command import QuantizerOption
 from packager.source import open_source
 from supplychain.bundle import Bundle
@@ -80,12 +81,16 @@ def verify_command(
         Path | None, typer.Option(metavar="FILE", help="The importance matrix it was quantised by.")
     ] = None,
     quantizer: QuantizerOption = "",
+    converter: ConverterOption = Converter.OWN,
+    converter_path: ConverterPathOption = "",
+    allow: AllowOption = None,
     json: JsonOption = False,
     plain_http: PlainHttpOption = False,
 ) -> None:
     """Pack an artifact again from its recorded provenance, and compare the digests. Exit status 3 if they differ.
 
-    Whose signature is on it is not asked here: runner verify REF --policy FILE does that.
+    Whose signature is on it is not asked here: runner verify REF --policy FILE does that. So what may run code of the
+    checkpoint (--converter llama.cpp, --allow auto-map, --allow python-code) is done only if it is said here too.
 
     Example: packager verify localhost:5000/ai/smollm2:135M-F16 --rebuild --source ./SmolLM2-135M-Instruct
     """
@@ -96,15 +101,15 @@ def verify_command(
     made = provenance_of(packed.repository, packed.descriptor.digest)
     if made.tools.get("stowage") not in (None, __version__):
         note(f"made with version {made.tools['stowage']}, this is {__version__}: a difference may come from that")
-    checkpoint = open_source(source or named_source(made), made.file_filter, plain_http=plain_http)
-    options = options_of(made, imatrix, quantizer)
+    production = Production(imatrix, quantizer, converter.value, converter_path, made.split_max_size)
+    options = options_of(made, production, check_allowed(allow or ()))
+    checkpoint = open_source(named_source(made) if source is None else source, made.file_filter, plain_http=plain_http)
     with progress_bars() as progress:
         result = rebuild(packed, made, checkpoint, options, progress)
     if json:
         print_json(result.to_json())
     if result.differences:
-        why = f"; the source has other bytes: {_listed(result.sources)}" if result.sources else ""
-        why += f"; it was made with other programs: {_listed(result.tools)}" if result.tools else ""
+        why = _reasons(result.sources, result.tools)
         raise NotReproduced(f"{ref} is not what its provenance gives: {_listed(result.differences)}{why}")
     if not json:
         note(f"reproduced: {len(packed.layers)} files, {packed.config.precision} {packed.config.format}, same digest")
@@ -133,9 +138,15 @@ def named_source(made: Provenance) -> str:
     return f"{made.source}@{made.revision}"
 
 
-def options_of(made: Provenance, imatrix: Path | None = None, quantizer: str = "") -> Options:
-    """The options that give the recorded artifact again. Raises `InvalidInput` if it wants an importance matrix and
-    `imatrix` is not the one."""
+def options_of(made: Provenance, production: Production, allowed: frozenset[str]) -> Options:
+    """The options that give the recorded artifact again; of `production` and `allowed`, what the user says.
+
+    Anyone can sign a provenance: what may run code of the checkpoint is taken from the user alone. Raises
+    `InvalidInput` if the record has more of that than the user allows, or another converter, and if it wants an
+    importance matrix that `production` does not have.
+    """
+    _check_code(made, production, allowed)
+    imatrix = production.imatrix
     recorded = next((file.digest for file in made.files if file.path == made.imatrix), None)
     if recorded is not None:
         if imatrix is None:
@@ -149,25 +160,44 @@ def options_of(made: Provenance, imatrix: Path | None = None, quantizer: str = "
         precision=made.precision,
         layout=made.layout.removesuffix(OLLAMA),
         created=made.created,
-        allowed=frozenset(made.allowed),
+        allowed=frozenset(made.allowed) - CODE | allowed,
         base=Digest.parse(made.base) if made.base else None,
         ollama=made.layout.endswith(OLLAMA),
-        production=Production(
-            imatrix=imatrix if recorded else None,
-            quantizer=quantizer,
-            converter=made.converter or OWN,
-            split_max_size=made.split_max_size,
-        ),
+        production=replace(production, imatrix=imatrix if recorded else None, split_max_size=made.split_max_size),
     )
 
 
+def _check_code(made: Provenance, production: Production, allowed: frozenset[str]) -> None:
+    stated = made.converter or OWN
+    if stated not in list(Converter):
+        raise InvalidInput(f"its provenance names a converter that is not known here: {stated!r:.60}")
+    if stated == OWN != production.converter:
+        raise InvalidInput(f"--converter {production.converter}: its provenance names no other converter than {OWN}")
+    if stated != production.converter:
+        raise InvalidInput(
+            f"its provenance says that {stated} converted it, which is not done on its word alone: say --converter "
+            f"{stated} to run that on the source"
+        )
+    if wanted := sorted(CODE.intersection(made.allowed) - allowed):
+        raise InvalidInput(
+            "its provenance says that it was packed in spite of Python code, which is not done on its word alone: say "
+            f"--allow {' --allow '.join(wanted)} to do so"
+        )
+
+
 def rebuild(packed: Packed, made: Provenance, checkpoint: Checkpoint, options: Options, progress: Progress) -> Rebuilt:
-    """Pack `checkpoint` with `options`, those of `made`, and compare with `packed`."""
+    """Pack `checkpoint` with `options`, those of `made`, and compare with `packed`. Raises `NotReproduced` if another
+    program would be given files that `made` does not name."""
     place = _Nowhere()
     if checkpoint.adapter:
         # An adapter has its base's architecture where it states none itself.
         description = replace(checkpoint.description, architecture=packed.config.architecture)
         checkpoint = replace(checkpoint, description=description)
+    if _runs_others(checkpoint, options) and (sources := _other_sources(made, checkpoint, progress)):
+        raise NotReproduced(
+            f"{packed.place} is not made again: no other program is given what its provenance does not name"
+            + _reasons(sources, _other_tools(made, checkpoint, options))
+        )
     descriptor, _ = pack(checkpoint, place, None, options, progress)
     if descriptor.digest == packed.descriptor.digest:
         return Rebuilt(packed.descriptor.digest, descriptor.digest, (), ())
@@ -209,6 +239,12 @@ def _other_sources(made: Provenance, checkpoint: Checkpoint, progress: Progress)
     return tuple(sorted(path for path in recorded.keys() | held.keys() if recorded.get(path) != held.get(path)))
 
 
+def _runs_others(checkpoint: Checkpoint, options: Options) -> bool:
+    if not converts(checkpoint, options):
+        return False
+    return runs_others(checkpoint, conversion_precision(checkpoint, options), options.production)
+
+
 def _other_tools(made: Provenance, checkpoint: Checkpoint, options: Options) -> tuple[str, ...]:
     if not converts(checkpoint, options):
         return ()
@@ -218,6 +254,11 @@ def _other_tools(made: Provenance, checkpoint: Checkpoint, options: Options) -> 
         for name, version in here.items()
         if made.tools.get(name) != version
     )
+
+
+def _reasons(sources: tuple[str, ...], tools: tuple[str, ...]) -> str:
+    why = f"; the source has other bytes: {_listed(sources)}" if sources else ""
+    return why + (f"; it was made with other programs: {_listed(tools)}" if tools else "")
 
 
 def _listed(items: tuple[str, ...]) -> str:

@@ -31,7 +31,11 @@ IdentityToken = Annotated[
 def signer(
     key: str | None, keyless: bool, trust_config: Path | None, identity_token: str | None
 ) -> PrivateKey | KeylessSigner:
-    """Who the options say signs. Raises `InvalidInput` unless it is exactly one."""
+    """Who the options say signs. Raises `InvalidInput` unless it is exactly one, and for an option without a value:
+    a variable that is not set must not make another signer of the one that was meant, or none."""
+    for value, option in ((key, "--key (with pack --sign)"), (identity_token, "--identity-token")):
+        if value == "":
+            raise InvalidInput(f"{option} is empty: is the variable set that it is taken from?")
     if (key is None) != keyless:
         raise InvalidInput(
             "say who signs: either a key (--key, with pack --sign), or --keyless (with pack --sign-keyless)"

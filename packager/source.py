@@ -19,7 +19,7 @@ from artifact.terminal import note
 from packager import adapter, gguffile, huggingface
 from packager.checkpoint import Checkpoint, Origin
 from packager.content import Content, Stored
-from packager.files import is_filtered_out, is_gguf_folder
+from packager.files import is_filtered_out, is_gguf_folder, misspelt
 from packager.findings import Finding
 from packager.folder import list_files
 from packager.hub import SCHEME, HubModel, snapshot
@@ -50,6 +50,8 @@ def open_source(text: str, globs: Sequence[str] = (), *, plain_http: bool = Fals
 
     `globs` are those of ``--file-filter``. Raises `NotFound`, `Malformed`, `InvalidInput`, `Unreachable`.
     """
+    if not text:
+        raise InvalidInput("the source is empty: name a folder, a .gguf file, hf://ORG/NAME@REV, or a reference")
     if text.startswith(SCHEME):
         return open_hub(HubModel.parse(text), globs)
     if not Path(text).exists() and is_reference(text):
@@ -113,7 +115,13 @@ def open_listed(place: str, listed: Mapping[str, Content], findings: list[Findin
         return huggingface.open_files(place, listed, findings)
     if adapter.CONFIG in listed:
         return adapter.open_files(place, listed, findings)
+    if name := misspelt(listed):
+        raise InvalidInput(_renamed(f"{place}/{name}"))
     raise NotFound(f"{place}: not a checkpoint: it has no config.json, and no GGUF file")
+
+
+def _renamed(path: str) -> str:
+    return f"{path}: engines look for .gguf in small letters: rename it to {path[:-5].rpartition('/')[2]}.gguf"
 
 
 def open_path(path: Path, globs: Sequence[str] = ()) -> Checkpoint:
@@ -125,7 +133,9 @@ def open_path(path: Path, globs: Sequence[str] = ()) -> Checkpoint:
         raise NotFound(f"{path}: no such file or folder (a model on a hub is {SCHEME}ORG/NAME@REV)")
     if not path.is_file():
         raise Malformed(f"{path}: not a regular file")
-    if path.suffix.lower() == ".gguf":
+    if misspelt([path.name]):
+        raise InvalidInput(_renamed(str(path)))
+    if path.suffix == ".gguf":
         if globs:
             raise InvalidInput("--file-filter applies to folders, not to a GGUF file")
         return gguffile.open_gguf(path, str(path))

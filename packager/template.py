@@ -7,7 +7,7 @@ are what escapes from sandboxes are built of (CVE-2024-34359).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from packager.findings import Finding
@@ -15,7 +15,12 @@ from packager.findings import Finding
 MAX_TEMPLATE = 1024 * 1024
 """Longest chat template that is accepted, in characters."""
 
-_BLOCK = re.compile(r"\{\{.*?(?:\}\}|\Z)|\{%.*?(?:%\}|\Z)|\{#.*?(?:#\}|\Z)", re.DOTALL)
+_BEGIN = re.compile(r"\{[{%#]")
+_RAW = re.compile(r"\{%[-+]?\s*raw\b")
+_PARTS = re.compile(r"""'(?:[^'\\]++|\\.|\\\Z)*+'?|"(?:[^"\\]++|\\.|\\\Z)*+"?|[^'"%(){}\[\]]++|.""", re.DOTALL)
+"""What code in a template is made of: strings, of which the last may have no end, single marks, and all between them.
+Each part begins where the last one ended and none is tried twice, so that looking takes no more steps than characters.
+"""
 _UNSAFE = (
     (re.compile(r"__\w*|\\x5f|\\u005f|\\137", re.IGNORECASE), "uses double-underscore names"),
     (re.compile(r"\|\s*attr\b|\bgetattr\b|\bfilter\s+attr\b"), "uses the attr filter"),
@@ -28,10 +33,40 @@ _UNSAFE = (
 def unsafe_uses(template: str) -> list[str]:
     """What the template does that no chat template needs, in words; empty if nothing.
 
-    Only the code in it is looked at: text and comments around it do nothing.
+    Only the code in it is looked at: text and comments around it do nothing. A hint, no barrier: what puts its names
+    together while it runs is not seen.
     """
-    blocks = [block for block in _BLOCK.findall(template) if not block.startswith("{#")]
+    # Where raw text ends only its own mark says: what looks like a comment in there hides nothing.
+    blocks = [template] if _RAW.search(template) else list(_code(template))
     return [what for pattern, what in _UNSAFE if any(pattern.search(block) for block in blocks)]
+
+
+def _code(template: str) -> Iterator[str]:
+    """The statements and expressions, ended where Jinja ends them (jinja2, lexer.py): by a mark that is in no string
+    and in no brackets. One without an end goes on to the end of the template."""
+    position = 0
+    while begin := _BEGIN.search(template, position):
+        if begin[0] == "{#":
+            end = template.find("#}", begin.end())
+            position = end + 2 if end >= 0 else len(template)
+            continue
+        position = _end(template, begin.end(), "%" if begin[0] == "{%" else "}")
+        yield template[begin.start() : position]
+
+
+def _end(template: str, position: int, mark: str) -> int:
+    """Where the code ends whose end is `mark` and a brace."""
+    depth, before = 0, ""
+    for part in _PARTS.finditer(template, position):
+        text = part[0]
+        if text == "}" and before == mark:
+            return part.end()
+        if text in ("(", "[", "{"):
+            depth += 1
+        elif text in (")", "]", "}") and depth:
+            depth, text = depth - 1, ""  # closes a bracket, and is no half of an end
+        before = text if not depth else ""
+    return len(template)
 
 
 def template_findings(template: str, path: str) -> list[Finding]:

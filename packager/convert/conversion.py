@@ -17,7 +17,7 @@ from packager.convert.family import Family, family_of, place
 from packager.convert.gguf_header import FILE_TYPES, QUANTIZATION_VERSION, Metadata
 from packager.convert.modelcard import describe_card
 from packager.convert.plan import Plan
-from packager.convert.pooling import describe_pooling
+from packager.convert.pooling import pooling_of
 from packager.convert.tensors import Planned, given, plan
 from packager.convert.tokenizer import describe_tokenizer
 
@@ -47,10 +47,12 @@ def plan_conversion(folder: Path, precision: str) -> Plan:
     checkpoint = open_checkpoint(folder)
     family = family_of(checkpoint.config, FAMILIES)
     dimensions = family.dimensions(checkpoint.config)
-    placements = place(family, checkpoint, dimensions)  # first: from here on the dimensions are those of real tensors
+    pooling = pooling_of(folder) if family.pooled else None
+    # First: from here on the dimensions are those of real tensors.
+    placements = place(family, checkpoint, dimensions, headless=pooling is not None)
     tensors = [given(name, values) for name, values in family.computed(checkpoint.config, dimensions).items()]
     tensors += [plan(placement, precision) for placement in placements]
-    metadata, warning = _metadata(checkpoint, family, dimensions, precision, tensors)
+    metadata, warning = _metadata(checkpoint, family, dimensions, precision, tensors, pooling)
     return Plan(metadata, tensors, f"{folder.name} to {precision}", warning)
 
 
@@ -64,17 +66,20 @@ def convert(folder: Path, precision: str, target: Path, progress: Progress) -> C
 
 
 def _metadata(
-    checkpoint: Checkpoint, family: Family, dimensions: dict[str, int], precision: str, tensors: Sequence[Planned]
-) -> tuple[Metadata, str]:
+    checkpoint: Checkpoint, family: Family, dimensions: dict[str, int], precision: str, tensors: Sequence[Planned],
+    pooling: int | None,
+) -> tuple[Metadata, str]:  # fmt: skip
     metadata = Metadata()
     metadata.string("general.architecture", family.architecture)
     metadata.string("general.type", "model")
     describe_card(metadata, checkpoint.folder, checkpoint.config)
     metadata.string("general.size_label", size_label(sum(prod(tensor.entry.shape) for tensor in tensors)))
     family.describe(metadata, checkpoint.config, dimensions)
-    if family.pooled:
-        describe_pooling(metadata, family.architecture, checkpoint.folder)
+    if pooling is not None:
+        metadata.uint32(f"{family.architecture}.pooling_type", pooling)
     metadata.uint32("general.file_type", FILE_TYPES[precision])
     metadata.uint32("general.quantization_version", QUANTIZATION_VERSION)
-    warning = describe_tokenizer(metadata, checkpoint.folder, checkpoint.config, dimensions["vocabulary"])
+    warning = describe_tokenizer(
+        metadata, checkpoint.folder, checkpoint.config, dimensions["vocabulary"], pooled=pooling is not None
+    )
     return metadata, warning

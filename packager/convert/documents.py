@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from artifact.errors import Malformed, NotFound
-from artifact.manifest import load_json
+from packager.jsonfile import load_lenient
 
 MAX_CONFIG = 4 * 1024 * 1024
 MAX_TOKENIZER = 128 * 1024 * 1024
@@ -41,7 +41,7 @@ def read_text(path: Path, limit: int) -> str:
 
 def read_object(path: Path, limit: int = MAX_CONFIG) -> Fields:
     """A JSON object. Raises `NotFound` or `Malformed`, naming the file."""
-    return Fields(path.name, load_json(read_bytes(path, limit), str(path), limit))
+    return Fields(path.name, load_lenient(read_bytes(path, limit), str(path), limit))
 
 
 def read_object_if_any(path: Path, limit: int = MAX_CONFIG) -> Fields:

@@ -105,9 +105,10 @@ def family_of(config: Fields, families: tuple[Family, ...]) -> Family:
     )
 
 
-def place(family: Family, checkpoint: Checkpoint, dimensions: Dimensions) -> list[Placement]:
+def place(family: Family, checkpoint: Checkpoint, dimensions: Dimensions, *, headless: bool = False) -> list[Placement]:
     """Every tensor of the checkpoint under its GGUF name, in the order in which their bytes lie in the files, so that a
-    conversion reads each file from front to back. Raises `Malformed` for one that is missing, unknown or has another
+    conversion reads each file from front to back. A `headless` model may lack the output matrix: nobody asks it for a
+    next token. Raises `Malformed` for one that is missing, unknown or has another
     shape, `Unsupported` for a type that is not read."""
     left = _known(family, checkpoint)
     placements: list[Placement] = []
@@ -115,7 +116,7 @@ def place(family: Family, checkpoint: Checkpoint, dimensions: Dimensions) -> lis
     for rule, layer in _instances(family, dimensions):
         names = _sources(rule, layer, dimensions)
         found = [left.pop(name) for name in names if name in left]
-        if (rule.untied and tied) or (rule.optional and not found):
+        if (rule.untied and (tied or (headless and not found))) or (rule.optional and not found):
             continue
         if len(found) != len(names):
             missing = next(name for name in names if name not in checkpoint.tensors)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from artifact.errors import Malformed
-from artifact.manifest import load_json
 from packager.convert.documents import MAX_CONFIG, Fields, read_bytes, read_object
 from packager.convert.errors import Unsupported
-from packager.convert.gguf_header import Metadata
+from packager.jsonfile import load_lenient
 
 _KINDS = {"mean": 1, "cls": 2, "lasttoken": 3}
 """llama.h, enum llama_pooling_type."""
@@ -16,18 +15,19 @@ _KINDS = {"mean": 1, "cls": 2, "lasttoken": 3}
 _FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
 
 
-def describe_pooling(metadata: Metadata, architecture: str, folder: Path) -> None:
-    """Write the pooling type, if the folder has one: no ``modules.json``, no pooling. Raises `Malformed` for a broken
-    file, `Unsupported` for a way that llama.cpp does not have."""
+def pooling_of(folder: Path) -> int | None:
+    """The pooling type, if the folder has one: no ``modules.json``, no pooling. Raises `Malformed` for a broken file,
+    `Unsupported` for a way that llama.cpp does not have."""
     path = folder / "modules.json"
     if not path.is_file():
-        return
+        return None
     inside = b'{"modules":%s}' % read_bytes(path, MAX_CONFIG - 32)  # a list on its own, unlike every other document
-    document = Fields(path.name, load_json(inside, str(path), MAX_CONFIG))
-    for entry in document.items("modules"):
-        module = document.nested("module", entry)
-        if module.text("type", "").endswith("Pooling"):
-            metadata.uint32(f"{architecture}.pooling_type", _KINDS[_kind(folder, module)])
+    document = Fields(path.name, load_lenient(inside, str(path), MAX_CONFIG))
+    modules = [document.nested("module", entry) for entry in document.items("modules")]
+    kinds = [_kind(folder, module) for module in modules if module.text("type", "").endswith("Pooling")]
+    if len(kinds) > 1:
+        raise Unsupported(f"{path}: {len(kinds)} modules that pool, llama.cpp has one")
+    return _KINDS[kinds[0]] if kinds else None
 
 
 def _kind(folder: Path, module: Fields) -> str:

@@ -13,6 +13,15 @@ from packager.convert.errors import Unsupported
 from packager.convert.gguf_header import Metadata
 
 _DEFAULT_THETA = 10000.0
+_LEAST_THETA = 1.0
+_YARN_KEYS = {"extrapolation_factor": "yarn_ext_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+_YARN: dict[str, tuple[float, ...]] = {
+    "extrapolation_factor": (1,), "beta_fast": (32,), "beta_slow": (1,), "truncate": (True,), "mscale": (),
+    "mscale_all_dim": (), "attn_factor": (),
+}  # fmt: skip
+"""YaRN's settings that llama.cpp reads nowhere, or not in these architectures, and the value it goes by. Of the last
+three transformers makes another attention factor, or an older program did."""
+
 _TURN = float(np.float32(2 * math.pi))
 
 
@@ -24,13 +33,20 @@ def scaling_of(config: Fields) -> Fields:
 
 def theta(config: Fields, default: float | None = None) -> float:
     """The base of the rotary frequencies."""
-    return scaling_of(config).number("rope_theta", config.number("rope_theta", default or _DEFAULT_THETA))
+    return _base(scaling_of(config), "rope_theta", _base(config, "rope_theta", default or _DEFAULT_THETA))
 
 
 def local_theta(config: Fields) -> float:
     """The base in layers with a sliding window, where they have one of their own."""
     local = config.object("rope_parameters").object("sliding_attention")
-    return local.number("rope_theta", config.number("rope_local_base_freq", _DEFAULT_THETA))
+    return _base(local, "rope_theta", _base(config, "rope_local_base_freq", _DEFAULT_THETA))
+
+
+def _base(fields: Fields, key: str, default: float) -> float:
+    base = fields.number(key, default)
+    if base < _LEAST_THETA:
+        raise Malformed(f"{fields.where}: {key} must be at least {_LEAST_THETA:g}, not {base:g}")
+    return base
 
 
 def rotated_share(config: Fields, default: float) -> float:
@@ -57,17 +73,28 @@ def describe(metadata: Metadata, prefix: str, config: Fields, default_theta: flo
         metadata.string(f"{prefix}.rope.scaling.type", kind)
         metadata.float32(f"{prefix}.rope.scaling.factor", scaling.number("factor"))
     if kind == "yarn":
-        key = "original_max_position_embeddings"
-        metadata.uint32(f"{prefix}.rope.scaling.original_context_length", scaling.integer(key))
-        for ours, theirs in (
-            ("yarn_ext_factor", "extrapolation_factor"),
-            ("yarn_attn_factor", "attention_factor"),
-            ("yarn_beta_fast", "beta_fast"),
-            ("yarn_beta_slow", "beta_slow"),
-        ):
-            if scaling.get(theirs) is not None:
-                metadata.float32(f"{prefix}.rope.scaling.{ours}", scaling.number(theirs))
+        _describe_yarn(metadata, prefix, scaling)
     metadata.float32(f"{prefix}.rope.freq_base", theta(config, default_theta))
+
+
+def _describe_yarn(metadata: Metadata, prefix: str, scaling: Fields) -> None:
+    """Write YaRN's own keys. Raises `Unsupported` for settings that llama.cpp takes to be the usual ones."""
+    for key, allowed in _YARN.items():
+        if scaling.get(key) not in (None, *allowed):
+            usual = f"{allowed[0]}" if allowed else "absent"
+            raise Unsupported(
+                f"{scaling.where}: {key} must be {usual} for llama.cpp, not {scaling.get(key)!r:.40}: pack the "
+                "checkpoint as safetensors instead"
+            )
+    key = "original_max_position_embeddings"
+    metadata.uint32(f"{prefix}.rope.scaling.original_context_length", scaling.integer(key))
+    for key, ours in _YARN_KEYS.items():
+        if scaling.get(key) is not None:
+            metadata.float32(f"{prefix}.rope.scaling.{ours}", scaling.number(key))
+    if scaling.get("attention_factor") is not None:
+        # llama.cpp scales by YaRN's own factor whatever the file says, and by this one besides.
+        own = max(1.0, 1 + 0.1 * math.log(scaling.number("factor")))
+        metadata.float32(f"{prefix}.rope.scaling.attn_factor", scaling.number("attention_factor") / own)
 
 
 def factors(config: Fields, dimensions: int) -> Floats | None:

@@ -18,6 +18,7 @@ from packager.convert.plan import Plan
 from packager.convert.tensors import Chunk, Planned, Range
 
 _MAX_SHARDS = 65535
+_KEYS = ("split.no", "split.count", "split.tensors.count")
 _CHUNK = 4 * 1024 * 1024
 _SIZE = re.compile(r"([1-9][0-9]{0,8})([MG])")
 _UNITS = {"M": 10**6, "G": 10**9}
@@ -49,9 +50,9 @@ def split(plan: Plan, limit: int) -> list[Plan]:
     plans = []
     for number, tensors in enumerate(groups):
         metadata = plan.metadata.copy() if number == 0 else Metadata()
-        metadata.uint16("split.no", number)
-        metadata.uint16("split.count", len(groups))
-        metadata.int32("split.tensors.count", len(plan.tensors))
+        metadata.uint16(_KEYS[0], number)
+        metadata.uint16(_KEYS[1], len(groups))
+        metadata.int32(_KEYS[2], len(plan.tensors))
         name = f"{plan.name}, {number + 1} of {len(groups)}"
         plans.append(Plan(metadata, tensors, name, witness=plan.witness))
     return plans
@@ -62,8 +63,10 @@ def plan_copy(path: Path) -> Plan:
     file = gguf.read_header(path)
     if file.metadata.get("general.alignment", ALIGNMENT) != ALIGNMENT:
         raise Malformed(f"{path}: its tensors are not aligned to {ALIGNMENT} bytes: it cannot be split")
-    if "split.count" in file.metadata:
-        raise InvalidInput(f"{path} is one of several files already: --split-max-size does not cut it again")
+    if any(key in file.metadata for key in _KEYS):
+        raise InvalidInput(
+            f"{path} is one of several files already, by its split keys: --split-max-size does not cut it again"
+        )
     length = gguf.metadata_length(path)
     metadata = Metadata(_read(path, gguf.FIXED, length), file.metadata)
     return Plan(metadata, [_copied(path, tensor) for tensor in file.tensors], f"splitting {path.name}")

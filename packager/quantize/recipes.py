@@ -35,10 +35,15 @@ RECIPES = {
 """Every mixture, by name. The floats among them are for files that are GGUF already."""
 
 
+def canonical(precision: str) -> str:
+    """The name that a mixture with several names goes by, in capitals; any other name in capitals."""
+    upper = precision.upper()
+    return _ALIASES.get(upper, upper)
+
+
 def recipe_of(precision: str) -> Recipe:
     """The mixture of a name, in capitals or not. Raises `InvalidInput`, naming those there are."""
-    upper = precision.upper()
-    recipe = RECIPES.get(_ALIASES.get(upper, upper))
+    recipe = RECIPES.get(canonical(precision))
     if recipe is None:
         raise InvalidInput(f"--precision {precision[:40]}: no such type (there are {', '.join(sorted(RECIPES))})")
     return recipe

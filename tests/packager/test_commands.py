@@ -187,6 +187,31 @@ def test_keys_and_signatures(packager, tiny: Path, tmp_path: Path, registry: str
     assert PrivateKey.load(str(key), lambda: b"").public.pem == (tmp_path / "release.pub").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sign", ""), ("--sign-keyless", "--identity-token", ""), ("--identity-token", ""), ("--precision", ""),
+        ("--format", "gguf", "--precision", ""), ("--base", ""), ("--created", ""), ("--builder", ""),
+        ("--push", "--delta-from", ""), ("--sign-keyless", "--trust-config", "", "--identity-token", "x"),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_empty_is_no_option_left_out(packager, tiny: Path, options: tuple[str, ...]) -> None:
+    """A variable that a script did not set must not end in an unsigned artifact, or in another one."""
+    packager.fails(2, "pack", tiny, "127.0.0.1:9/ai/tiny", *options)
+    assert packager.stored == []
+
+
+def test_names_that_are_empty(packager, tiny: Path, tmp_path: Path) -> None:
+    assert "the source is empty" in packager.fails(2, "pack", "", "tiny")
+    line = packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    assert "--key (with pack --sign) is empty" in packager.fails(2, "sign", line, "--key", "")
+
+
+def test_a_token_variable_that_is_empty_is_none(packager, tiny: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SIGSTORE_ID_TOKEN", "")
+    packager.ok("pack", tiny, "tiny")
+
+
 def test_a_wrong_password_is_found_out_before_anything_is_packed(
     packager, tiny: Path, tmp_path: Path, monkeypatch
 ) -> None:

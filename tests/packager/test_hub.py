@@ -19,11 +19,13 @@ from artifact.errors import InvalidInput
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
 from artifact.version import __version__
+from artifact.weights.gguf import read_header
 from packager.hub import HubModel
 from supplychain.attest import attestations
 from supplychain.keys import PublicKey, generate
 from supplychain.predicate import PROVENANCE
 from supplychain.provenance import Provenance
+from tests.checkpoints.families import write_tiny
 from tests.checkpoints.tiny import write_tiny_llama
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -50,22 +52,20 @@ class Hub:
                     hub.agents.add(self.headers["User-Agent"])
                 path = self.path.partition("?")[0]
                 if path.startswith(("/api/models/org/tiny/revision/main", f"/api/models/org/tiny/revision/{COMMIT}")):
-                    siblings = [hub.sibling(item) for item in sorted(hub.folder.iterdir())]
+                    siblings = [hub.sibling(name) for name in hub.files()]
                     self._send(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
                 elif path.startswith("/api/models/org/tiny/tree/"):
                     files = [
-                        {"type": "file", "path": item.name, "size": item.stat().st_size, "oid": "0" * 40}
-                        for item in sorted(hub.folder.iterdir())
+                        {"type": "file", "path": name, "size": (hub.folder / name).stat().st_size, "oid": "0" * 40}
+                        for name in hub.files()
                     ]
                     self._send(json.dumps(files).encode())
                 elif path.startswith("/api/models/org/tiny/revision/"):
                     self._send(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
-                elif (
-                    path.startswith(f"/org/tiny/resolve/{COMMIT}/") and (hub.folder / path.rpartition("/")[2]).is_file()
-                ):
-                    data = (hub.folder / path.rpartition("/")[2]).read_bytes()
+                elif (name := path.removeprefix(f"/org/tiny/resolve/{COMMIT}/")) != path and name in hub.files():
+                    data = (hub.folder / name).read_bytes()
                     etag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
-                    if path.rpartition("/")[2] in hub.damaged:
+                    if name in hub.damaged:
                         data = data[:-1] + bytes([data[-1] ^ 1])
                     self._send(data, 200, etag)
                 else:
@@ -87,12 +87,15 @@ class Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
-    @staticmethod
-    def sibling(file: Path) -> dict[str, object]:
+    def files(self) -> list[str]:
+        """The files of the model, with those of its subfolders."""
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def sibling(self, name: str) -> dict[str, object]:
         """A file as the hub lists it: large ones by the SHA-256 of their content."""
-        data = file.read_bytes()
-        listed: dict[str, object] = {"rfilename": file.name, "size": len(data), "blobId": "0" * 40}
-        if file.suffix == ".safetensors":
+        data = (self.folder / name).read_bytes()
+        listed: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": "0" * 40}
+        if name.endswith(".safetensors"):
             digest = hashlib.sha256(data).hexdigest()
             listed["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 134}
         return listed
@@ -208,6 +211,25 @@ def test_a_hub_model_is_rebuilt_from_its_provenance_alone(hub: Hub, tmp_path: Pa
     done = packager(hub.url, tmp_path, "verify", line, "--rebuild")
     assert (done.returncode, done.stdout.strip()) == (0, line), done.stderr
     assert packager("http://127.0.0.1:9", tmp_path / "elsewhere", "verify", line, "--rebuild").returncode == 1
+
+
+def test_the_modules_of_an_embedding_model_come_along(hub: Hub, tmp_path: Path) -> None:
+    """In the hub client's cache every file is a link, the list of modules too."""
+    for path in hub.folder.iterdir():
+        path.unlink()
+    write_tiny(hub.folder, "bert")
+    options = ("--file-filter", "!README.md")
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out:v1", *options)
+    assert done.returncode == 0 and "subfolder" not in done.stderr, done.stderr
+    manifest = Manifest.parse(LayoutRepository(tmp_path / "out").manifest("v1")[1])
+    names = {layer.annotations["org.cncf.model.filepath"] for layer in manifest.layers}
+    assert {"modules.json", "1_Pooling/config.json"} <= names
+    convert = ("--format", "gguf", "--precision", "F16")
+    done = packager(hub.url, tmp_path, "pack", "hf://org/tiny", f"oci:{tmp_path}/out:v2", *convert)
+    assert done.returncode == 0, done.stderr
+    blobs = LayoutRepository(tmp_path / "out")
+    weights = Manifest.parse(blobs.manifest("v2")[1]).layers[0]
+    assert read_header(blobs.blob_path(weights.digest)).metadata["bert.pooling_type"] == 1
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,41 @@ def test_one_model_of_a_folder_is_chosen(packager, seeing: Path, tmp_path: Path)
     assert "not clip" in packager.fails(1, "pack", seeing, "tiny", "--file-filter", "!model-copy.gguf")
 
 
+@pytest.mark.parametrize("options", [(), ("--split-max-size", "1M")], ids=["one file", "cut"])
+def test_a_model_whose_name_says_projector_is_none(packager, tiny: Path, tmp_path: Path, options) -> None:
+    """Whoever reads an artifact knows projectors by their names."""
+    card = (tiny / "README.md").read_text()
+    (tiny / "README.md").write_text(card.replace("# Tiny", "# An MMproj finetune"))
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out", *CONVERT, "--ollama", *options)
+    model = fetched(LayoutRepository(tmp_path / "out"), "95K-F16")
+    assert [name for name in files_by_title(model) if name.endswith(".gguf")] == ["An-model-finetune-F16.gguf"]
+    packager.ok("pack", f"oci:{tmp_path}/out:95K-F16", f"oci:{tmp_path}/again")
+
+
+MESSAGES = "{% for message in messages %}"
+TEMPLATES = {
+    "ChatML": ("'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n'", "<|im_start|>"),
+    "Phi 3": ("'<|user|>\\n' + message['content'] + '<|end|>\\n<|assistant|>\\n'", "<|end|>"),
+    "Phi 4": ("'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'", ""),
+    "Phi 4 mini": ("'<|' + message['role'] + '|>' + message['content'] + '<|end|>' + '<|assistant|>'", ""),
+    "gpt-oss": ("'<|start|>user<|message|>' + message['content'] + '<|end|><|start|>assistant'", ""),
+    "half of ChatML": ("'<|im_start|>' + message['content']", ""),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_of_another_layout_is_not_taken_for_a_known_one(
+    packager, tiny: Path, tmp_path: Path, name: str
+) -> None:
+    jinja, mark = TEMPLATES[name]
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    config["chat_template"] = f"{MESSAGES}{{{{ {jinja} }}}}{{% endfor %}}"
+    (tiny / "tokenizer_config.json").write_text(json.dumps(config))
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out", "--ollama", *CONVERT)
+    found = ollama(fetched(LayoutRepository(tmp_path / "out"), "95K-F16-ollama")).get("template", [])
+    assert [mark in raw.decode() for raw in found] == ([True] if mark else [])
+
+
 def test_ollama_reads_the_sibling(packager, tiny: Path, tmp_path: Path, registry_server) -> None:
     host = registry_server(tmp_path / "storage").host
     (tiny / "LICENSE").write_text("Apache License")

@@ -183,6 +183,28 @@ def test_findings_in_gguf(packager, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["inside", "beside"])
+def test_every_template_in_gguf_is_looked_through(packager, tmp_path: Path, beside: bool) -> None:
+    """An engine may be told to take any of them, and one beside the model does not do away with those inside."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    writer = gguf.GGUFWriter(folder / "m.gguf", "llama")
+    writer.add_chat_template([
+        {"name": "default", "template": "{{ messages }}"},
+        {"name": "tool_use", "template": "{{ ''.__class__ }}"},
+    ])  # fmt: skip
+    writer.add_tensor("a", np.ones((8, 32), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if beside:
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
+    found = [item for item in card(packager, folder)["findings"] if item["code"] == "template-unsafe"]
+    assert [item["path"] for item in found] == ["m.gguf"]
+    assert "[template-unsafe]" in packager.fails(1, "pack", folder, "tiny")
+
+
 def repackaged(place: Path, **annotations: str) -> None:
     repository = LayoutRepository(place)
     manifest = Manifest.parse(repository.manifest(TAG)[1])

@@ -21,7 +21,10 @@ from artifact.digest import Digest
 from artifact.layout import LayoutRepository
 from artifact.manifest import Manifest
 from artifact.modelconfig import ModelConfig
+from artifact.weights.precision import Facts
 from packager import convert
+from packager.pack import Options, conversion_precision, converts
+from packager.source import open_path
 from tests.packager.gguf_files import write_shards
 
 TAG = "95K-BF16-safetensors"
@@ -331,3 +334,13 @@ def on_a_terminal(tmp_path: Path, *args: str | Path) -> str:
     os.close(terminal)
     assert process.returncode == 0, shown
     return shown.decode()
+
+
+def test_a_mixture_with_two_names_is_one(tiny: Path) -> None:
+    """`Q4_K` is llama.cpp's other name for `Q4_K_M`, and the name of a type that a file may have as it is."""
+    checkpoint = open_path(tiny)
+    for name in ("Q4_K", "q4_k", "Q4_K_M"):
+        assert conversion_precision(checkpoint, Options(format="gguf", precision=name)) == "Q4_K_M"
+    held = replace(checkpoint, facts=Facts("gguf", "Q4_K", 1, (("Q4_K", 1.0),)))
+    assert not converts(held, Options(precision="Q4_K"))
+    assert converts(held, Options(precision="Q4_K_M"))

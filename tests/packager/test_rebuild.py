@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from packager.convert.llamacpp import VARIABLE
 from tests.packager.conftest import Packager
 
+CONVERTER = """
+import shutil, sys
+from pathlib import Path
+if "-c" in sys.argv:
+    print("torch 1.0"); print("transformers 1.0"); sys.exit()
+Path({ran!r}).touch()
+shutil.copy({result!r}, sys.argv[sys.argv.index("--outfile") + 1])
+"""
 CONVERT = ("--format", "gguf", "--precision", "F16")
 
 
@@ -34,7 +44,8 @@ def signed(packager: Packager, tmp_path: Path):
 def test_a_folder_gives_the_same_digest_again(packager, signed, tiny: Path, options: tuple[str, ...]) -> None:
     (tiny / "modeling.py").write_text("1") if "python-code" in options else None
     line = signed(tiny, *options)
-    result = packager("verify", line, "--rebuild", "--source", tiny)
+    allowed = ("--allow", "python-code") if "python-code" in options else ()
+    result = packager("verify", line, "--rebuild", "--source", tiny, *allowed)
     assert (result.status, result.last) == (0, line), result.stderr
     assert "reproduced" in result.stderr
 
@@ -69,6 +80,7 @@ def test_what_is_missing_or_new_is_named(packager, signed, tiny: Path) -> None:
 def test_what_cannot_be_rebuilt(packager, signed, tiny: Path, tmp_path: Path) -> None:
     line = signed(tiny)
     assert "--source" in packager.fails(2, "verify", line, "--rebuild")
+    assert "the source is empty" in packager.fails(2, "verify", line, "--rebuild", "--source", "")
     assert "say --rebuild" in packager.fails(2, "verify", line)
     unsigned = packager.ok("pack", tiny, f"oci:{tmp_path}/unsigned")
     assert "has no provenance" in packager.fails(1, "verify", unsigned, "--rebuild", "--source", tiny)
@@ -79,3 +91,55 @@ def test_nothing_is_stored(packager, signed, tiny: Path, tmp_path: Path) -> None
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     packager.ok("verify", line, "--rebuild", "--source", tiny)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+@pytest.fixture
+def other_converter(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment laid out as that of llama.cpp's converter, set for all commands; the file says that it ran."""
+    ran, folder = tmp_path / "ran", tmp_path / "converter"
+    (folder / "gguf-py").mkdir(parents=True)
+    (folder / "gguf-py" / "pyproject.toml").write_text('version = "9.9"')
+    (folder / "bin").mkdir()
+    (folder / "convert_hf_to_gguf.py").write_text("")
+    script = CONVERTER.format(ran=str(ran), result=str(tiny_gguf))
+    # Answers for the interpreter too: which torch there is, where there is none.
+    interpreter = folder / "bin" / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/run.py "$@"\n')
+    (folder / "run.py").write_text(script)
+    interpreter.chmod(0o755)
+    monkeypatch.setenv(VARIABLE, str(folder))
+    return ran
+
+
+LLAMA_CPP = ("--converter", "llama.cpp")
+
+
+def test_another_converter_runs_only_if_it_is_named_again(packager, signed, tiny: Path, other_converter: Path) -> None:
+    """Anyone can sign a provenance: it does not start a program that loads a checkpoint's own code."""
+    (tiny / "tokenization_odd.py").write_text("1")
+    line = signed(tiny, *CONVERT, *LLAMA_CPP, "--allow", "python-code")
+    other_converter.unlink()
+    verify = ("verify", line, "--rebuild", "--source", tiny)
+    assert "say --converter llama.cpp" in packager.fails(2, *verify)
+    assert "say --converter llama.cpp" in packager.fails(2, *verify, "--allow", "python-code")
+    assert "say --allow python-code" in packager.fails(2, *verify, *LLAMA_CPP)
+    assert not other_converter.exists()
+    assert packager.ok(*verify, *LLAMA_CPP, "--allow", "python-code") == line
+    assert other_converter.exists()
+
+
+def test_another_converter_does_not_see_another_source(packager, signed, tiny: Path, other_converter: Path) -> None:
+    line = signed(tiny, *CONVERT, *LLAMA_CPP)
+    other_converter.unlink()
+    (tiny / "README.md").write_text("---\nlicense: mit\n---\n# Other\n")
+    (other_converter.parent / "converter" / "convert_hf_to_gguf.py").write_text("another")
+    message = packager.fails(3, "verify", line, "--rebuild", "--source", tiny, *LLAMA_CPP)
+    assert "the source has other bytes: README.md" in message
+    assert "it was made with other programs: llama.cpp-converter sha256:" in message
+    assert not other_converter.exists()
+
+
+def test_a_converter_that_did_not_make_it_is_not_taken(packager, signed, tiny: Path) -> None:
+    line = signed(tiny, *CONVERT)
+    message = packager.fails(2, "verify", line, "--rebuild", "--source", tiny, *LLAMA_CPP)
+    assert "names no other converter" in message

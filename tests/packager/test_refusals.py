@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from artifact import mediatypes
+from tests.packager.conftest import manifest_of
 
 SHARD = "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -74,6 +78,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "[template-unsafe]",
     ),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json"),
+    "template with half a character": (lambda f: swap_template(f, "\ud800"), "config.json has half a character"),
     "config with a key twice": (lambda f: (f / "config.json").write_text('{"a":1,"a":2}'), "config.json"),
     "diffusers": (lambda f: (f / "model_index.json").write_text("{}"), "diffusers"),
     "mlx": (lambda f: edit(f / "config.json", quantization={"group_size": 64, "bits": 4}), "MLX"),
@@ -182,3 +187,48 @@ def test_a_json_file_may_be_a_list_but_not_name_code(packager, tiny: Path) -> No
     packager.ok("pack", tiny, "tiny")
     (tiny / "labels.json").write_text('["a", {"auto_map": {"A": "m.M"}}]')
     assert "[auto-map]" in packager.fails(1, "pack", tiny, "tiny")
+
+
+def test_numbers_that_json_does_not_have_are_packed_as_they_are(packager, tiny: Path, tmp_path: Path) -> None:
+    """Python's own writer writes them: configs of published models have them, and what a trainer leaves behind."""
+    (tiny / "trainer_state.json").write_text('{"log_history": [{"loss": NaN, "best": -Infinity}]}')
+    edit(tiny / "config.json", time_step_limit=[0.0, float("inf")])
+    packager.ok("pack", tiny, f"oci:{tmp_path}/out:v1")
+    manifest = manifest_of(tmp_path / "out", "v1")
+    kept = {layer.annotations[mediatypes.FILEPATH]: layer.digest for layer in manifest.layers}
+    assert kept["config.json"].matches((tiny / "config.json").read_bytes())
+    packager.ok("pack", f"oci:{tmp_path}/out:v1", f"oci:{tmp_path}/out:v2", "--format", "gguf")
+    edit(tiny / "config.json", rms_norm_eps=float("nan"))
+    told = packager.fails(1, "pack", tiny, f"oci:{tmp_path}/out", "--format", "gguf")
+    assert "rms_norm_eps must be a number above zero, not nan" in told
+
+
+@pytest.mark.parametrize("architectures", [5, "LlamaForCausalLM", {"a": 1}, [None, 7], None])
+def test_architectures_that_are_no_names(packager, tiny: Path, architectures: object) -> None:
+    edit(tiny / "config.json", architectures=architectures)
+    edit(tiny / "tokenizer_config.json", chat_template=None)
+    packager.ok("pack", tiny, "tiny")
+
+
+@pytest.mark.parametrize("name", ["MODEL.GGUF", "model.Gguf"])
+def test_a_name_in_capitals_is_one_that_no_engine_finds(packager, tiny_gguf: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(tiny_gguf, folder / name)
+    for source in (folder, folder / name):
+        assert f"rename it to {name[:-5]}.gguf" in packager.fails(2, "pack", source, "tiny")
+
+
+def test_a_filter_that_would_do_nothing(packager, tiny: Path, tmp_path: Path) -> None:
+    line = packager.ok("pack", tiny, f"oci:{tmp_path}/out")
+    assert "add --deep" in packager.fails(2, "inspect", line, "--file-filter", "!README.md")
+    assert packager("inspect", line, "--file-filter", "!README.md", "--deep").status == 0
+
+
+def test_a_list_of_modules_is_a_small_file_of_the_checkpoint(packager, tiny: Path, tmp_path: Path) -> None:
+    (tiny / "modules.json").write_bytes(b"[" + b" " * 2**20 + b"]")
+    assert "modules.json is larger" in packager.fails(1, "pack", tiny, "tiny")
+    (tiny / "modules.json").unlink()
+    (tmp_path / "outside.json").write_text("[]")
+    (tiny / "modules.json").symlink_to(tmp_path / "outside.json")
+    assert "leaves the checkpoint" in packager.fails(1, "pack", tiny, "tiny")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from artifact import mediatypes
+from artifact.descriptor import Descriptor
+from artifact.layout import LayoutRepository
 from artifact.locate import open_repository
 from artifact.manifest import Manifest
+from artifact.progress import Quiet
 from artifact.reference import Reference
+from artifact.source import bytes_source
 from packager.rebuild import provenance_of
 from tests.packager.conftest import manifest_of
 
@@ -57,3 +64,25 @@ def test_a_layout_is_a_source_too_and_the_filter_applies(packager, tiny: Path, t
     ]
     assert "README.md" not in paths and "config.json" in paths
     assert "no tag" in packager.fails(1, "pack", f"oci:{tmp_path}/first:other", "tiny")
+
+
+def test_another_tools_order_of_weight_files_makes_no_difference(packager, tiny: Path, tmp_path: Path) -> None:
+    """Without an index of its own, and its weights listed from the last to the first."""
+    tag = "95K-BF16-safetensors"
+    (tiny / "model.safetensors.index.json").unlink()
+    line = packager.ok("pack", tiny, f"oci:{tmp_path}/first")
+    repository, manifest = LayoutRepository(tmp_path / "first"), manifest_of(tmp_path / "first", tag)
+    layers = (manifest.layers[1], manifest.layers[0], *manifest.layers[2:])
+    config = json.loads(repository.read_blob(manifest.config))
+    config["modelfs"]["diffIds"] = [str(layer.digest) for layer in layers]
+    raw = json.dumps(config).encode()
+    described = Descriptor.of(raw, manifest.config.media_type)
+    repository.push_blob(described, bytes_source(raw), Quiet())
+    annotations = {key: value for key, value in manifest.annotations.items() if key != mediatypes.INDEX}
+    other = replace(manifest, layers=layers, config=described, annotations=annotations)
+    repository.push_manifest(other.to_bytes(), other.media_type, "other")
+
+    again = packager.ok("pack", f"oci:{tmp_path}/first:other", f"oci:{tmp_path}/second")
+    assert again.rpartition("@")[2] == line.rpartition("@")[2]
+    packager.ok("pack", f"oci:{tmp_path}/first:other", f"oci:{tmp_path}/third", "--format", "gguf")
+    assert packager("inspect", f"oci:{tmp_path}/first:other", "--deep").status == 0

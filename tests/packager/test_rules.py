@@ -120,6 +120,22 @@ def test_any_readme_can_be_read(text: str) -> None:
         assert from_checkpoint({}, readme).name.isprintable()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!bool foo", "!!int ''", "!!timestamp foo", "!!float ''", "!!binary x", "? [a]",
+        "!!set [a]", "!!omap {a: 1}", "*none", "!!python/object:os.system {}",
+    ],
+)  # fmt: skip
+def test_values_that_are_not_what_they_say(value: str) -> None:
+    assert front_matter(f"---\nlicense: {value}\n---\n") == {}
+
+
+@given(st.sampled_from(["bool", "int", "float", "timestamp", "binary", "set", "omap", "pairs", "null"]), st.text())
+def test_any_value_of_any_type_can_be_read(kind: str, text: str) -> None:
+    assert isinstance(front_matter(f"---\nlicense: !!{kind} {text}\n---\n"), dict)
+
+
 @given(st.text())
 def test_any_licence_and_name_become_plain_text(text: str) -> None:
     assert all(char.isalnum() or char in ".-" for char in spdx(text) if char.isascii())

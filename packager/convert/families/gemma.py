@@ -27,8 +27,9 @@ def _describe_gemma(metadata: Metadata, config: Fields, dimensions: Dimensions) 
 
 def _describe_gemma2(metadata: Metadata, config: Fields, dimensions: Dimensions) -> None:
     _describe(metadata, "gemma2", config, dimensions)
+    _check_stated(config, "attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
     _check_query_scale(config, "gemma2", dimensions)
-    _check_layers(config, 2)
+    _check_layers(config, 2, 2)
     metadata.float32("gemma2.attn_logit_softcapping", config.number("attn_logit_softcapping", 50.0))
     metadata.float32("gemma2.final_logit_softcapping", config.number("final_logit_softcapping", 30.0))
     metadata.uint32("gemma2.attention.sliding_window", config.integer("sliding_window", 4096))
@@ -36,8 +37,9 @@ def _describe_gemma2(metadata: Metadata, config: Fields, dimensions: Dimensions)
 
 def _describe_gemma3(metadata: Metadata, config: Fields, dimensions: Dimensions) -> None:
     _describe(metadata, "gemma3", config, dimensions, theta=1e6, context=131072)
+    _check_stated(config, "sliding_window")
     _check_query_scale(config, "gemma3", dimensions)
-    _check_layers(config, config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", 6)))
+    _check_layers(config, config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", 6)), 6)
     decoder.expect(config, "attn_logit_softcapping", None, None)
     if config.get("final_logit_softcapping") is not None:
         metadata.float32("gemma3.final_logit_softcapping", config.number("final_logit_softcapping"))
@@ -66,9 +68,15 @@ def _check_query_scale(config: Fields, architecture: str, dimensions: Dimensions
     decoder.expect(config, "query_pre_attn_scalar", 256, known)
 
 
-def _check_layers(config: Fields, pattern: int) -> None:
-    """Every `pattern`-th layer, and no other, must see the whole text."""
-    standard = 2 if config.get("model_type") == "gemma2" else 6
+def _check_stated(config: Fields, *keys: str) -> None:
+    """A key that is there and null means that there is none, a missing one the usual value; llama.cpp has only that."""
+    for key in keys:
+        if key in config.values and config.get(key) is None:
+            raise Unsupported(f"{config.where}: {key} is null: llama.cpp has no such model without one")
+
+
+def _check_layers(config: Fields, pattern: int, standard: int) -> None:
+    """Every `pattern`-th layer, and no other, must see the whole text: the `standard` of the family."""
     kinds = config.items("layer_types")
     window = [kind == "sliding_attention" for kind in kinds]
     if pattern != standard or window != [(number + 1) % standard != 0 for number in range(len(kinds))]:

@@ -46,7 +46,7 @@ def _describe(metadata: Metadata, config: Fields, dimensions: Dimensions) -> Non
 
 def _original_context(config: Fields) -> int:
     key = "original_max_position_embeddings"
-    return config.integer(key, rope.scaling_of(config).integer(key, 4096))
+    return config.integer(key, rope.scaling_of(config).integer(key, 4096, minimum=2), minimum=2)
 
 
 def _is_long(config: Fields) -> bool:
@@ -58,8 +58,10 @@ def _is_long(config: Fields) -> bool:
 
 def _attention_factor(config: Fields) -> float:
     """By which longrope scales rotated vectors (transformers, modeling_rope_utils.py)."""
-    original = _original_context(config)
-    scale = config.integer("max_position_embeddings") / original
+    scaling, original = rope.scaling_of(config), _original_context(config)
+    if scaling.get("attention_factor") is not None:
+        return scaling.number("attention_factor")
+    scale = scaling.number("factor", config.integer("max_position_embeddings") / original)
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
 
 

@@ -24,8 +24,15 @@ def _describe_experts(metadata: Metadata, config: Fields, dimensions: Dimensions
 def _describe(metadata: Metadata, architecture: str, config: Fields, dimensions: Dimensions) -> None:
     decoder.silu(config)
     decoder.refuse_window(config, architecture, used=False)
+    decoder.expect(config, "is_causal", True, True)
     decoder.describe_decoder(metadata, architecture, config, dimensions)
     decoder.describe_rotation(metadata, architecture, config, dimensions)
+
+
+def with_model(name: str) -> str:
+    """The name of a tensor in a model with a head: embedding models are published without one, and without ``model.``
+    in front of the names."""
+    return f"model.{name}" if name.startswith(("embed_tokens.", "layers.", "norm.")) else name
 
 
 def _with_experts(config: Fields) -> dict[str, int]:
@@ -45,6 +52,7 @@ QWEN2 = Family(
     dimensions=decoder.dimensions_of,
     describe=_describe_dense,
     computed=decoder.refuse_rope_factors,
+    renamed=with_model,
     pooled=True,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from packager.convert.documents import Fields
 from packager.convert.families import decoder
+from packager.convert.families.qwen2 import with_model
 from packager.convert.family import Dimensions, Family
 from packager.convert.gguf_header import Metadata
 
@@ -21,6 +22,7 @@ def _describe_experts(metadata: Metadata, config: Fields, dimensions: Dimensions
 def _describe(metadata: Metadata, architecture: str, config: Fields, dimensions: Dimensions) -> None:
     decoder.silu(config)
     decoder.refuse_window(config, architecture, used=False)
+    decoder.expect(config, "is_causal", True, True)
     decoder.describe_decoder(metadata, architecture, config, dimensions)
     decoder.describe_rotation(metadata, architecture, config, dimensions)
 
@@ -42,6 +44,7 @@ QWEN3 = Family(
     dimensions=decoder.dimensions_of,
     describe=_describe_dense,
     computed=decoder.refuse_rope_factors,
+    renamed=with_model,
     pooled=True,
 )
 

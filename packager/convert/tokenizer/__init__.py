@@ -12,9 +12,9 @@ from packager.convert.tokenizer.special import SpecialTokens, special_tokens
 from packager.convert.tokenizer.template import chat_templates, describe_templates
 
 
-def describe_tokenizer(metadata: Metadata, folder: Path, config: Fields, size: int) -> str:
+def describe_tokenizer(metadata: Metadata, folder: Path, config: Fields, size: int, *, pooled: bool = False) -> str:
     """Write the ``tokenizer.*`` keys for a model whose embedding has `size` rows, from tokenizer.json or, where there
-    is none, tokenizer.model.
+    is none, tokenizer.model; `pooled` is whether it makes one vector of a text.
 
     Returns what a user should know about it, empty if nothing. Raises `NotFound` without either, `Malformed` for a
     broken one, `Unsupported` for one whose rules llama.cpp is not known to have.
@@ -24,7 +24,7 @@ def describe_tokenizer(metadata: Metadata, folder: Path, config: Fields, size: i
     if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
         special = sentencepiece_model.describe(metadata, folder, settings, config, size)
     else:
-        special, warning = _describe_json(metadata, folder, settings, config, size)
+        special, warning = _describe_json(metadata, folder, settings, config, size, pooled)
     for name, number in special.ids.items():
         metadata.uint32(f"tokenizer.ggml.{name}_token_id", number)
     metadata.flag("tokenizer.ggml.add_bos_token", special.add_bos)
@@ -34,7 +34,7 @@ def describe_tokenizer(metadata: Metadata, folder: Path, config: Fields, size: i
 
 
 def _describe_json(
-    metadata: Metadata, folder: Path, settings: Fields, config: Fields, size: int
+    metadata: Metadata, folder: Path, settings: Fields, config: Fields, size: int, pooled: bool
 ) -> tuple[SpecialTokens, str]:
     tokenizer = read_object(folder / "tokenizer.json", MAX_TOKENIZER)
     model = tokenizer.object("model")
@@ -51,4 +51,4 @@ def _describe_json(
         warning = ""
     else:
         warning = bytelevel.describe(metadata, tokenizer, size)
-    return special_tokens(tokenizer, settings, config, size), warning
+    return special_tokens(tokenizer, settings, config, size, closed=pooled), warning

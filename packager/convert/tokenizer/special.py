@@ -25,15 +25,24 @@ class SpecialTokens:
 
 
 def special_tokens(
-    tokenizer: Fields, settings: Fields, config: Fields, size: int, stand_ins: Mapping[str, str] = MappingProxyType({})
-) -> SpecialTokens:
+    tokenizer: Fields, settings: Fields, config: Fields, size: int,
+    stand_ins: Mapping[str, str] = MappingProxyType({}), *, closed: bool = False,
+) -> SpecialTokens:  # fmt: skip
     """Roles as tokenizer_config.json gives them, else config.json; what surrounds a text as tokenizer.json does it.
-    `stand_ins` are the roles that take the place of one that is not given."""
-    ids, names = roles_of(_numbers(tokenizer), settings, config, size)
+    `stand_ins` are the roles that take the place of one that is not given. In a `closed` text the token behind it is
+    what an embedding is made of: llama.cpp puts none there but EOS, so it becomes that, and the stated one the end of a
+    turn, as llama.cpp's own converter has it (gguf-py, vocab.py)."""
+    numbers = _numbers(tokenizer)
+    ids, names = roles_of(numbers, settings, config, size)
+    behind = _behind(tokenizer) if closed else None
+    if behind in numbers and behind != names.get("eos"):
+        if "eos" in ids:
+            ids["eot"] = ids["eos"]
+        ids["eos"], names["eos"] = numbers[behind], behind
     for role, other in stand_ins.items():
         text = _content(settings, f"{other}_token")
-        if role not in names and text in _numbers(tokenizer):
-            ids[_ROLES[role]], names[role] = _numbers(tokenizer)[text], text
+        if role not in names and text in numbers:
+            ids[_ROLES[role]], names[role] = numbers[text], text
     first, last = _surroundings(tokenizer, settings, names)
     return SpecialTokens(ids, first, last)
 
@@ -76,13 +85,10 @@ def _content(settings: Fields, key: str) -> str | None:
 
 
 def _surroundings(tokenizer: Fields, settings: Fields, names: Mapping[str, str]) -> tuple[bool, bool]:
-    post = tokenizer.get("post_processor")
-    if post is None:
+    if tokenizer.get("post_processor") is None:
         return settings.flag("add_bos_token", False), settings.flag("add_eos_token", False)
-    processor = tokenizer.nested("post_processor", post)
-    steps = processor.items("processors") if processor.get("type") == "Sequence" else [post]
     first = last = False
-    for step in steps:
+    for step in _post_processors(tokenizer):
         match step:
             case {"type": "ByteLevel"}:
                 continue
@@ -93,6 +99,20 @@ def _surroundings(tokenizer: Fields, settings: Fields, names: Mapping[str, str])
             case _:
                 raise Unsupported(f"{tokenizer.where}: a post-processor of this kind is not supported: {step!r:.80}")
     return first, last
+
+
+def _post_processors(tokenizer: Fields) -> list[Any]:
+    processor = tokenizer.object("post_processor")
+    return processor.items("processors") if processor.get("type") == "Sequence" else [dict(processor.values)]
+
+
+def _behind(tokenizer: Fields) -> str | None:
+    """The token that a template puts behind a text."""
+    for step in _post_processors(tokenizer):
+        match step:
+            case {"type": "TemplateProcessing", "single": [*_, {"Sequence": _}, {"SpecialToken": {"id": str(after)}}]}:
+                return after
+    return None
 
 
 def _template(tokenizer: Fields, template: list[Any], names: Mapping[str, str]) -> tuple[bool, bool]:

@@ -22,7 +22,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints.families import TINY, write_tiny
+from tests.packager.convert.checkpoints import CHECKPOINTS, write
 
 VERSION = "0.3.36"
 CONVERTER = f"llama.cpp's convert_hf_to_gguf.py, vendored in llama-cpp-python {VERSION}"
@@ -68,14 +68,14 @@ def answers() -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints, results = Path(scratch) / "checkpoints", Path(scratch) / "results"
         results.mkdir()
-        for name in TINY:
-            write_tiny(checkpoints / name, name)
+        for name in CHECKPOINTS:
+            write(checkpoints / name, name)
         worker = Path(__file__).with_name("oracle_worker.py")
         python = str(ENVIRONMENT / "bin" / "python")
         done = subprocess.run([python, worker, SOURCE, checkpoints, results], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr[-4000:])
-        return {name: json.loads((results / f"{name}.json").read_text()) for name in TINY}
+        return {name: json.loads((results / f"{name}.json").read_text()) for name in CHECKPOINTS}
 
 
 def record() -> None:

@@ -85,11 +85,14 @@ def lengths(config: Any) -> list[int]:
 
 @torch.inference_mode()
 def answers(folder: Path) -> dict[str, Any]:
-    """The log probabilities of all next tokens; of an embedding model the normalised mean of the last layer."""
+    """The log probabilities of all next tokens; of an embedding model the last layer, pooled and normalised."""
     if (folder / "modules.json").is_file():
         model = loaded(folder, transformers.AutoModel)
         states = {n: model(torch.tensor([prompt(n)])).last_hidden_state[0].double() for n in LENGTHS}
-        return {str(n): rounded(torch.nn.functional.normalize(state.mean(0), dim=0)) for n, state in states.items()}
+        settings = json.loads((folder / "1_Pooling" / "config.json").read_text())
+        last = settings.get("pooling_mode_lasttoken")
+        pooled = {n: state[-1] if last else state.mean(0) for n, state in states.items()}
+        return {str(n): rounded(torch.nn.functional.normalize(vector, dim=0)) for n, vector in pooled.items()}
     model = loaded(folder, transformers.AutoModelForCausalLM)
     logits = {n: model(torch.tensor([prompt(n)])).logits[0, -1].double() for n in lengths(model.config)}
     return {str(n): rounded(torch.log_softmax(values, -1)) for n, values in logits.items()}

@@ -76,12 +76,25 @@ def next_token(folder: Path, tokens: list[int], watch: Callable[[str, Array], No
 
 def _rotations(config, size, length):
     frequencies = config["rope_theta"] ** -(np.arange(0, size, 2) / size)
-    scaling = config["rope_scaling"]
-    if scaling:
+    scaling, scale = config["rope_scaling"], 1.0
+    if scaling and scaling["rope_type"] == "yarn":
+        frequencies, scale = _yarn(config["rope_theta"], scaling, size)
+    elif scaling:
         context = scaling["original_max_position_embeddings"]
         turns = context * frequencies / (2 * math.pi)
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         smooth = np.clip((turns - low) / (high - low), 0, 1)
         frequencies = frequencies * (smooth + (1 - smooth) / scaling["factor"])
     angles = np.arange(length)[:, None] * frequencies
-    return tuple(np.concatenate([part, part], -1) for part in (np.cos(angles), np.sin(angles)))
+    return tuple(scale * np.concatenate([part, part], -1) for part in (np.cos(angles), np.sin(angles)))
+
+
+def _yarn(theta, scaling, size):
+    """The frequencies, and what rotated vectors are scaled by (transformers, modeling_rope_utils.py)."""
+    context, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+    low, high = (size * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta)) for turns in (32, 1))
+    low, high = max(math.floor(low), 0), min(math.ceil(high), size - 1)
+    ramp = np.clip((np.arange(size // 2) - low) / (high - low), 0, 1)
+    frequencies = theta ** -(np.arange(0, size, 2) / size)
+    scale = scaling.get("attention_factor", 0.1 * math.log(factor) + 1)
+    return frequencies * (1 - ramp) + frequencies / factor * ramp, scale

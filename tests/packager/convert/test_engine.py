@@ -23,10 +23,13 @@ from tests.packager.convert.texts import PIECES, RANDOM, TEXT
 pytestmark = pytest.mark.engine
 
 QUESTION = "What is the capital of France?"
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 CHECKPOINTS = {
     "tied": {},
     "untied": {"tied": False, "heads": 8, "kv_heads": 2, "rope_theta": 500.0},
     "no grouped queries": {"kv_heads": 4, "layers": 3},
+    "YaRN": {"rope_scaling": YARN, "hidden": 128},
+    "YaRN with a factor for attention": {"rope_scaling": {**YARN, "attention_factor": 0.8}, "hidden": 128},
     "Llama 3.1 rope": {"rope_scaling": LLAMA31_ROPE, "tokenizer": "llama-bpe", "hidden": 128},
 }
 REAL_DISTANCE = 1e-3

@@ -11,7 +11,8 @@ import pytest
 from packager.convert import rope, tensors
 from packager.convert.families import phi3
 from packager.convert.gguf_header import Metadata
-from tests.checkpoints.families import TINY, write_tiny
+from tests.checkpoints.families import TINY
+from tests.packager.convert.checkpoints import CHECKPOINTS, write
 from tests.packager.convert.parity import GELU, PRECISIONS, measured
 
 pytestmark = pytest.mark.engine
@@ -20,9 +21,9 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_as_near_to_transformers_as_the_bars_ask(tmp_path, name, precision):
-    parity = measured(name, write_tiny(tmp_path / "model", name), precision, tmp_path / "model.gguf")
+    parity = measured(name, write(tmp_path / "model", name), precision, tmp_path / "model.gguf")
     assert parity.within(name, precision), parity
 
 
@@ -93,6 +94,7 @@ MUTATIONS: list[tuple[str, str, Mutation]] = [
     *((name, "the order of experts", experts_exchanged) for name in ("mixtral", "qwen2-moe", "qwen3-moe")),
     ("qwen3-moe", "the number of experts used", another("uint32", "expert_used_count", 3)),
     ("bert", "pooling", another("uint32", "pooling_type", 2)),
+    ("qwen3-embedding", "pooling", another("uint32", "pooling_type", 1)),
     ("gpt2", "transposing", not_transposed),
     *(
         (name, "the epsilon", another("float32", LAYER_NORM if "stablelm" in name else RMS, 1e-4))
@@ -106,7 +108,7 @@ MUTATIONS: list[tuple[str, str, Mutation]] = [
 
 @pytest.mark.parametrize(("name", "what", "mutate"), MUTATIONS, ids=[f"{name}-{what}" for name, what, _ in MUTATIONS])
 def test_a_mistake_shows(tmp_path: Path, monkeypatch, name: str, what: str, mutate: Mutation):
-    folder = write_tiny(tmp_path / "model", name)
+    folder = write(tmp_path / "model", name)
     mutate(monkeypatch)
     parity = measured(name, folder, "F32", tmp_path / "model.gguf")
     assert not parity.within(name, "F32"), parity

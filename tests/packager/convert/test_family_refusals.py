@@ -16,11 +16,25 @@ from tests.checkpoints import sentencepiece_model
 from tests.checkpoints.families import TINY, write_tiny
 from tests.checkpoints.tiny import LLAMA31_ROPE
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"sliding_window": 64}, "sliding window"),
     ("mixtral", {"sliding_window": 64}, "sliding window"),
     ("qwen2", {"use_sliding_window": True}, "sliding window"),
     ("qwen2", {"rope_scaling": LLAMA31_ROPE}, "llama3"),
+    *(
+        (name, {"rope_scaling": {**YARN, key: value}}, f"{key} must be {usual} for llama.cpp")
+        for name in ("llama", "qwen2")
+        for key, value, usual in (
+            ("beta_fast", 16, 32),
+            ("beta_slow", 0.5, 1),
+            ("truncate", False, True),
+            ("mscale", 0.5, "absent"),
+            ("mscale_all_dim", 1.0, "absent"),
+            ("extrapolation_factor", 2.0, 1),
+        )
+    ),
+    ("qwen2", {"is_causal": False}, "is_causal"),
     ("qwen2-moe", {"norm_topk_prob": True}, "norm_topk_prob"),
     ("qwen2-moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
     ("qwen3-moe", {"norm_topk_prob": False}, "norm_topk_prob"),
@@ -28,6 +42,11 @@ SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma", {"hidden_activation": "gelu"}, "hidden_activation"),
     ("gemma2", {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar must be 32"),
     ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+    *(
+        ("gemma2", {key: None}, f"{key} is null")
+        for key in ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+    ),
+    ("gemma3", {"sliding_window": None}, "sliding_window is null"),
     ("gemma3", {"sliding_window_pattern": 3}, "sliding window"),
     ("gemma3", {"layer_types": ["sliding_attention"] * 6}, "sliding window"),
     ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
@@ -92,6 +111,17 @@ def test_more_of_a_head_than_there_is(tmp_path, name, share):
     folder = write_tiny(tmp_path / "model", name)
     edit(folder / "config.json", partial_rotary_factor=share)
     refused(folder, Malformed, "partial_rotary_factor must be 1 at most")
+
+
+@pytest.mark.parametrize("scaling", [None, LLAMA31_ROPE])
+def test_a_rotation_that_is_none(tmp_path, scaling):
+    folder = write_tiny(tmp_path / "model", "llama", rope_theta=1e-300, rope_scaling=scaling)
+    refused(folder, Malformed, "rope_theta must be at least 1")
+
+
+def test_a_context_too_short_to_scale(tmp_path):
+    folder = write_tiny(tmp_path / "model", "phi3-long", original_max_position_embeddings=1)
+    refused(folder, Malformed, "original_max_position_embeddings must be a whole number of at least 2")
 
 
 @pytest.mark.parametrize(("kind", "number"), [("uint16", 2**16), ("uint32", -1), ("int32", 2**31), ("float32", 1e39)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from artifact.progress import Quiet
 from packager.convert import Unsupported, convert
 from packager.convert.documents import Fields
 from packager.convert.rope import factors
+from tests.checkpoints.families import write_tiny
 from tests.checkpoints.tiny import CHAT_TEMPLATE, write_tiny_llama
 from tests.packager.convert.sentencepiece import write_sentencepiece
 
@@ -147,6 +149,32 @@ def test_linear_and_yarn_rope(tmp_path):
     assert {key.rpartition("rope.scaling.")[2]: value for key, value in found.items() if "rope.scaling" in key} == {
         "type": "yarn", "factor": 4.0, "original_context_length": 64, "yarn_beta_fast": 32.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stated", "scale"),
+    [({}, 1 + 1 / 3), ({"attention_factor": 1.25, "factor": 9.0}, 1.25**2), ({"factor": 8.0}, 1.5)],
+)
+def test_what_longrope_scales_by(tmp_path, stated, scale):
+    """As stated, else by the stated factor, else by how much longer the context has become."""
+    folder = write_tiny(tmp_path / "model", "phi3-long")
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder / "config.json", rope_scaling={**config["rope_scaling"], **stated})
+    assert metadata_of(folder)["phi3.rope.scaling.attn_factor"] == pytest.approx(scale**0.5)
+
+
+@pytest.mark.parametrize(("stated", "written"), [(1.0, 1 / (1 + 0.1 * math.log(4))), (1 + 0.1 * math.log(4), 1.0)])
+def test_yarns_factor_for_attention_is_what_llama_cpp_has_to_add_to_its_own(tmp_path, stated, written):
+    scaling = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "attention_factor": stated}
+    found = metadata_of(write_tiny_llama(tmp_path / "model", rope_scaling=scaling))
+    assert found["llama.rope.scaling.attn_factor"] == pytest.approx(written)
+    assert "llama.rope.scaling.yarn_attn_factor" not in found
+
+
+def test_gemma_2_without_a_model_type(tmp_path):
+    folder = write_tiny(tmp_path / "model", "gemma2")
+    edit(folder / "config.json", model_type=None)
+    assert metadata_of(folder)["gemma2.attention.sliding_window"] == 32
 
 
 def test_rope_as_newer_configs_write_it(tmp_path):

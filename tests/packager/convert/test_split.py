@@ -107,6 +107,20 @@ def test_what_is_cut_already_is_not_cut_again(folder, tmp_path):
         plan_copy(first)
 
 
+@pytest.mark.parametrize("key", ["split.no", "split.count", "split.tensors.count"])
+def test_half_of_the_keys_of_a_set_are_too_many(packager, tmp_path, key):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_uint16(key, 0)
+    for number in range(2):
+        writer.add_tensor(f"t{number}", np.zeros((600, 1000), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    told = packager.fails(2, "pack", tmp_path / "m.gguf", "tiny", "--split-max-size", "1M")
+    assert "already, by its split keys" in told
+
+
 def test_a_file_with_another_alignment_is_refused(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_custom_alignment(64)
