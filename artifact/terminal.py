@@ -8,14 +8,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from artifact.errors import StowageError
 from artifact.progress import Progress, Quiet
 from artifact.version import __version__
+
+if TYPE_CHECKING:  # what draws takes longer to load than most commands run
+    from rich.console import Console
+
+_WIDE = 10_000
 
 
 def run(app: typer.Typer) -> NoReturn:
@@ -45,9 +50,7 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
 def _fail(message: str, status: int) -> NoReturn:
     if os.environ.get("STOWAGE_DEBUG") == "1":
         traceback.print_exc()
-    # Messages quote names and answers from elsewhere: nothing in them may steer the terminal.
-    line = "".join(char if char.isprintable() else " " for char in message)
-    print(f"error: {line}", file=sys.stderr)
+    note(f"error: {message}".replace("\n", " "))
     sys.exit(status)
 
 
@@ -67,13 +70,24 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def note(message: str) -> None:
-    """Tell the person something that is not the command's result: a line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Tell the person something that is not the command's result: a line on stderr, if anybody reads that still."""
+    # Messages quote names and answers from elsewhere: nothing in them may steer the terminal.
+    text = "".join(char if char.isprintable() or char == "\n" else " " for char in message)
+    with suppress(OSError):  # a pipe or terminal that is gone must not keep the rest of the work from being done
+        print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """Print a command's result for scripts: one JSON document on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table_console() -> Console:
+    """Where a command's tables go: as wide as the terminal; where there is none, as wide as they are, so that no digest
+    is broken that a script looks for."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from artifact.terminal import JsonOption, print_json, progress_bars
+from artifact.terminal import JsonOption, print_json, progress_bars, table_console
 from packager.diff import Change, Difference, Line, compare
 from packager.options import PlainHttpOption
 from packager.source import open_source
@@ -42,7 +42,7 @@ def diff_command(
     if json:
         print_json(found.to_json())
     else:
-        show(found, Console(highlight=False))
+        show(found, table_console())
 
 
 def show(found: Difference, console: Console) -> None:

@@ -194,7 +194,8 @@ def show(card: Card, console: Console) -> None:
     parts: list[Any] = [_summary(card), Text(), _shares(card.facts), Text(), _files(card.files)]
     if card.findings:
         parts += [Text(), _findings(card.findings)]
-    console.print(Panel(Group(*parts), title=_text(card.name or card.place), title_align="left", padding=(1, 2)))
+    card_shown = Panel.fit(Group(*parts), title=_text(card.name or card.place), title_align="left", padding=(1, 2))
+    console.print(card_shown)
 
 
 def _summary(card: Card) -> Table:

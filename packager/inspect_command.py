@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from artifact.errors import InvalidInput
 from artifact.locate import open_repository
 from artifact.reference import Reference
-from artifact.terminal import JsonOption, print_json, progress_bars
+from artifact.terminal import JsonOption, print_json, progress_bars, table_console
 from packager.inspect import card_of, card_of_artifact, show
 from packager.options import FileFilterOption, PlainHttpOption
 from packager.packed import open_packed
@@ -51,4 +50,4 @@ def inspect_command(
     if json:
         print_json(card.to_json())
     else:
-        show(card, Console(highlight=False))
+        show(card, table_console())

@@ -58,6 +58,7 @@ class Layout(StrEnum):
 
 @pack_app.command("pack")
 def pack_command(
+    ctx: typer.Context,
     source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file, hf://ORG/NAME@REV, or REF.")],
     ref: Annotated[str, typer.Argument(metavar="REF", help="Where to: HOST/NAME[:TAG], NAME[:TAG] or oci:PATH[:TAG].")],
     format: Annotated[Format | None, typer.Option(help="Weight format; by default what SOURCE is.")] = None,
@@ -111,7 +112,10 @@ def pack_command(
     if delta_from is not None and not push:
         raise InvalidInput("--delta-from is for --push: what is packed locally travels nowhere")
     earlier = base_at(delta_from, plain_http=plain_http)
-    signs = sign_key is not None or sign_keyless or trust_config is not None or identity_token == ""
+    # A CI job has a token in its environment for whoever wants it: only one that is stated here asks for a signature.
+    token = ctx.get_parameter_source("identity_token")
+    tokened = token is not None and token.name == "COMMANDLINE"
+    signs = sign_key is not None or sign_keyless or trust_config is not None or tokened
     key = signer(sign_key, sign_keyless, trust_config, identity_token) if signs else None
     checkpoint = open_source(source, file_filter or (), plain_http=plain_http)
     if base is not None:

@@ -18,12 +18,12 @@ Keyless = Annotated[
 ]
 TrustConfig = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="With --keyless: the client trust config of a private Sigstore instance."),
+    typer.Option(metavar="FILE", help="Where it is keyless: the client trust config of a private Sigstore instance."),
 ]
 IdentityToken = Annotated[
     str | None,
     typer.Option(
-        metavar="TOKEN", envvar="SIGSTORE_ID_TOKEN", help="With --keyless: the token; by default that of the CI job."
+        metavar="TOKEN", envvar="SIGSTORE_ID_TOKEN", help="Where it is keyless: the token; else that of the CI job."
     ),
 ]
 

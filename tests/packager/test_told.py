@@ -1,4 +1,4 @@
-"""What a push or a copy says of what it moved, and of what it did not."""
+"""What commands say: of what a push moved and did not, and where there is no terminal."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def test_what_is_not_signed_leaves_nothing_behind(packager, tiny: Path, tmp_path
     packager.ok("pack", tiny, f"oci:{tmp_path}/out")
     result = packager("copy", f"oci:{tmp_path}/out:{TAG}", f"oci:{tmp_path}/there")
     assert result.status == 0 and "behind" not in result.stderr
+
+
+def test_a_digest_is_not_broken_where_there_is_no_terminal(packager, tiny: Path, tmp_path: Path) -> None:
+    digest = packager.ok("pack", tiny, f"oci:{tmp_path}/out").rpartition("@")[2]
+    shown = packager("inspect", f"oci:{tmp_path}/out:{TAG}").stdout
+    assert digest in shown and max(map(len, shown.splitlines())) < 200
