@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,13 +96,11 @@ def test_an_alias_bomb_is_not_unfolded(policy: Parse) -> None:
 
 
 def test_size_and_depth_are_bounded(policy: Parse) -> None:
-    started = time.monotonic()
     with pytest.raises(InvalidInput, match="larger"):
         policy("#" * (strictyaml.MAX_BYTES + 1))
     for text in ("[" * 500_000, "{a: " * 200_000, "- " * 400_000):
         with pytest.raises(InvalidInput):
             policy(text)
-    assert time.monotonic() - started < 10
 
 
 def test_key_paths_are_relative_to_the_policy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
