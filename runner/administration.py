@@ -1,7 +1,7 @@
 """What changes a running runner: models brought in, configured, renamed, dropped, as the command line would do it.
 
-The policy the runner was started with decides on every model that is added, flags pass the allow-list of the engine
-that is chosen, and what was configured is kept for the next start.
+The policy the runner was started with decides on every model that is added, and nothing is added where its models came
+under several. Flags pass the allow-list of the engine that is chosen. What was configured is kept for the next start.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from artifact.errors import InvalidInput, NotFound, StowageError
+from artifact.errors import InvalidInput, NotFound, Refused, StowageError
 from artifact.progress import Progress, Quiet
 from artifact.reference import Reference
 from artifact.terminal import note
@@ -33,13 +33,20 @@ class Busy(StowageError):
     code = "busy"
 
 
+class NoOnePolicy(Refused):
+    """The runner's models came under different policies, so it cannot tell which one decides on another."""
+
+    code = "no-one-policy"
+
+
 class Administration:
     """The hands of one runner. `path` is where its configuration is kept, if it is; `keeping` says how models are kept
-    where nothing else does, `sandbox` what the engines of models that come later are held to."""
+    where nothing else does, `sandbox` what the engines of models that come later are held to; `divided` says that the
+    first models came under different policies."""
 
     def __init__(
         self, store: Store, fleet: Fleet, path: Path | None, policy: Policy | None, policy_file: str | None,
-        plain_http: bool, keeping: Keeping, sandbox: str = "auto",
+        plain_http: bool, keeping: Keeping, sandbox: str = "auto", *, divided: bool = False,
     ) -> None:  # fmt: skip
         self.store = store
         self._fleet = fleet
@@ -49,11 +56,23 @@ class Administration:
         self._plain_http = plain_http
         self._keeping = keeping
         self._sandbox = sandbox
+        self._divided = divided
 
     def use(self, policy: Policy) -> None:
         """Decide by `policy` from now on, if it is this runner's own, read anew."""
         if self._policy is not None and policy.source == self._policy.source:
             self._policy = policy
+
+    def came_under(self, policy_file: str | None) -> None:
+        """Learn which policy a model was ordered under; without one, None."""
+        self._divided = self._divided or policy_file != self._policy_file
+
+    def _check_decidable(self) -> None:
+        if self._divided:
+            raise NoOnePolicy(
+                "the models of this runner came under different policies, and which of them would decide here cannot "
+                "be told: stop it, and start all of them under one"
+            )
 
     def save(self) -> None:
         """Keep what is configured now."""
@@ -64,6 +83,7 @@ class Administration:
 
     async def create(self, text: str, progress: Progress) -> Deployment:
         """Bring a model into the store and serve it when it is asked for. Raises `StowageError`."""
+        self._check_decidable()
         reference, wishes = absolute(Reference.parse(text)), Wishes(sandbox=self._sandbox)
         planned = await asyncio.to_thread(
             prepare, reference, self.store, self._policy, wishes, progress, plain_http=self._plain_http
@@ -82,21 +102,26 @@ class Administration:
 
     async def configure(self, text: str, wishes: Wishes, keeping: Keeping | None = None) -> Deployment:
         """Say how a stored model shall run from its next load on. Raises `Busy` while it answers, `StowageError`."""
-        current = self._fleet.find(text)
-        if current is not None and current.active:
-            raise Busy(f"{current.name} answers {current.active} requests now: try again, or unload it first")
-        reference = current.plan.found.reference if current else absolute(Reference.parse(text))
-        lora = [adapter.pinned for adapter in current.plan.adapters] if current else []
-        wishes = replace(wishes, sandbox=self._sandbox, lora=lora)
+        self._check_decidable()
+        current = _idle(self._fleet.find(text))
+        known = current.configured() if current else None
+
+        def found() -> Found:
+            if known is not None:
+                return find_again(known, self.store, self._policy, self._plain_http)
+            reference = absolute(Reference.parse(text))
+            return find(reference, self.store, self._policy, plain_http=self._plain_http)
+
+        model = await asyncio.to_thread(found)
+        if not model.stored:
+            raise NotFound(f"{text} is not in the store: pull it first (POST /models/create)")
+        current = _idle(self._fleet.get(model.model.digest))  # the store may have names that are not served
+        wishes = _over(current, wishes) if current else replace(wishes, sandbox=self._sandbox)
 
         def planned() -> Plan:
-            if current is not None:
-                found = find_again(current.configured(), self.store, self._policy, self._plain_http)
-            else:
-                found = find(reference, self.store, self._policy, plain_http=self._plain_http)
-            if not found.stored:
-                raise NotFound(f"{text} is not in the store: pull it first (POST /models/create)")
-            made = with_adapters(found, wishes, self.store, self._policy, plain_http=self._plain_http)
+            kept = current.configured() if current else None
+            named = find_again(kept, self.store, self._policy, self._plain_http) if kept else model
+            made = with_adapters(named, wishes, self.store, self._policy, plain_http=self._plain_http)
             fetch_all(made, self.store, _SILENT)
             return made
 
@@ -104,7 +129,7 @@ class Administration:
         names: frozenset[str] = frozenset()
         aliases: tuple[str, ...] = ()
         kept = replace(self._keeping, lazy=True)
-        current = self._fleet.get(made.found.model.digest)
+        current = _idle(self._fleet.get(made.found.model.digest))
         if current is not None:
             names, aliases, kept = current.names, current.aliases, current.keeping
             await self._fleet.remove(current)
@@ -155,6 +180,23 @@ class Administration:
 
 
 _SILENT = Quiet()
+
+
+def _idle(current: Deployment | None) -> Deployment | None:
+    """The same, if it answers no request. Raises `Busy`."""
+    if current is not None and current.active:
+        raise Busy(f"{current.name} answers {current.active} requests now: try again, or unload it first")
+    return current
+
+
+def _over(current: Deployment, wishes: Wishes) -> Wishes:
+    """What a request cannot state, as it was: sandbox, adapters, and the engine's path unless another engine is asked
+    for."""
+    before = current.wishes
+    wishes = replace(wishes, sandbox=before.sandbox, lora=[adapter.pinned for adapter in current.plan.adapters])
+    if before.engine_path is not None and wishes.driver in (None, before.driver, current.plan.engine.name):
+        wishes = replace(wishes, engine_path=before.engine_path, driver=wishes.driver or before.driver)
+    return wishes
 
 
 def find_again(kept: Configured, store: Store, policy: Policy | None, plain_http: bool) -> Found:

@@ -43,8 +43,10 @@ _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
 
 
 def save(reference: Reference, store: Store, file: Path, policy: Path | None = None) -> Digest:
-    """Write a stored model to `file`, with everything that refers to it. Raises `NotFound`, and `DigestMismatch` if a
-    blob is damaged; then no file is left."""
+    """Write a stored model to `file`, with everything that refers to it. Raises `InvalidInput` where there is no folder
+    for it, `NotFound`, and `DigestMismatch` if a blob is damaged; then no file is left."""
+    if not file.parent.is_dir():
+        raise InvalidInput(f"{file}: there is no folder {file.parent}: make it first, or name another file")
     home = store.home(reference)
     if home is None:
         raise NotFound(f"{reference} is not in the store: pull it first")

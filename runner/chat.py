@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -63,7 +64,7 @@ async def connection(plan: Plan, store: Store, api_key: str = "") -> AsyncIterat
         bundle, adapters = bundles(plan, store)
         process = EngineProcess(plan.command, folder, bundle, log_path(store, plan), adapters)
         try:
-            registration.write("", [served(plan, store)])
+            registration.write("", [replace(served(plan, store), adapters=plan.adapter_digests)])
             await process.wait_ready(plan.engine.start_seconds)
             async with process.client() as client:
                 yield client

@@ -153,6 +153,7 @@ class Deployment:
             state=self.state.value, detail=self.detail(), restarts=self.restarts, pinned=self.keeping.pinned,
             idle_timeout=self.keeping.idle_timeout, memory=self.estimate.total if self.estimate else 0,
             failure=str(self.failure or ""), sandbox=self.process.sandbox if self.process else "",
+            adapters=self.plan.adapter_digests,
         )  # fmt: skip
 
     def configured(self) -> Configured:

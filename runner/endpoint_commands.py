@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -35,7 +36,7 @@ from runner.options import (
     takes_wishes,
 )  # fmt: skip
 from runner.orders import project_of
-from runner.plan import Plan, Wishes, load_policy, parse_references, prepare, served_names
+from runner.plan import POLICY_VARIABLE, Plan, Wishes, load_policy, parse_references, prepare, served_names
 from runner.pull import absolute
 from runner.serve import DEFAULT_LISTEN, DRAIN, INSECURE_VARIABLE, Settings, check_free, listen_address, serve
 from runner.state import Run, Served, running, stop
@@ -98,16 +99,26 @@ def serve_command(
     last = configured.Configuration()
     if resume or not refs:
         last = configured.load(configured.configuration_path(place.root, address))
-    policy = policy or (Path(last.policy) if last.policy else None)
     settings = Settings(
-        keys, insecure, size(memory), max_restarts, drain, None, policy, plain_http or last.plain_http,
-        replace(wishes, stream=stream), keeping,
-        {item.digest: item for item in last.models},
+        keys, insecure, size(memory), max_restarts, drain, policy_file=_policy_file(policy, last.policy),
+        plain_http=plain_http or last.plain_http, wishes=replace(wishes, stream=stream), keeping=keeping,
+        configured={item.digest: item for item in last.models},
     )  # fmt: skip
     settings.key_file(address)
     check_free(address)
     plans, settings = _plans(refs or [], last.models, place, settings)
     serve(plans, place, address, settings=settings)
+
+
+def _policy_file(stated: Path | None, remembered: str | None) -> Path | None:
+    """The policy file that decides: the one that is stated, here or in the environment, else the one of last time."""
+    text = str(stated or os.environ.get(POLICY_VARIABLE) or remembered or "")
+    if not text:
+        return None
+    path = Path(text).absolute()
+    if remembered and str(path) != remembered:
+        note(f"note: {path} decides from now on, no longer {remembered}, which did when this was served last")
+    return path
 
 
 def _plans(
@@ -281,7 +292,8 @@ def key_list_command(keys: KeyFileOption, as_json: JsonOption = False) -> None:
 @key_app.command("remove", epilog="Example: runner key remove laptop --keys keys.json")
 def key_remove_command(name: str, keys: KeyFileOption) -> None:
     """Remove a key; it counts no more from the next request on."""
-    KeyFile(keys).remove(name)
+    removed = KeyFile(keys).remove(name)
+    note(f"removed key {removed.name} ({removed.id})")
 
 
 def seconds(text: str) -> float:

@@ -7,6 +7,7 @@ is short, idle models that are not pinned are unloaded, the one that was used lo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -150,7 +151,7 @@ class Fleet:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, (StowageError, OSError)):
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, StowageError):
             note(f"error: {type(error).__name__}: {error}")
 
     async def _load(self, deployment: Deployment, evict: bool) -> None:
@@ -302,15 +303,26 @@ class Fleet:
         self._changed()
 
     async def _restart(self, deployment: Deployment, pause: float) -> None:
-        await asyncio.sleep(pause)
-        if deployment.state is State.WAITING and not deployment.closed and deployment.loading is None:
-            deployment.restarts += 1
+        """Load a model again after a pause, and again while something hinders that which is not its engine."""
+        for attempt in itertools.count(1):
+            await asyncio.sleep(pause)
+            if deployment.state is not State.WAITING or deployment.closed:
+                return
+            deployment.restarts += attempt == 1
             deployment.retry_at = 0.0
             try:
-                await self.load(deployment)
+                return await self.load(deployment)
             except (DoesNotFit, Refused) as error:
                 note(f"error: {error}")
                 deployment.state = State.UNLOADED
+                return
+            except (EngineFailed, Unavailable):
+                return  # the next attempt is under way, or it was stopped
+            except (StowageError, OSError) as error:  # a policy that cannot be read now, a disk that is full
+                pause = pause_after(attempt)
+                note(f"error: {deployment.name}: {error}; it is tried again in {pause:g} s")
+                deployment.state, deployment.retry_at = State.WAITING, time.monotonic() + pause
+                self._changed()
 
     async def unload(self, deployment: Deployment, drain: float = 0.0) -> None:
         """Stop the engine of a model; requests under way have `drain` seconds. It is loaded again when asked for."""

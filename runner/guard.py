@@ -1,9 +1,10 @@
 """Stands between the runner and one engine, so that no engine outlives its runner. Started by path, never imported.
 
 Standard input is the lifeline: the runner holds its other end and the kernel closes it when the runner dies, however it
-dies. The guard then stops the engine's whole process group. If the guard itself is killed, the kernel kills the engine.
-The sandbox goes around the engine only, just before it is started, and what is in force is written to REPORT, a
-descriptor. Usage: guard.py GRACE_SECONDS RULES REPORT PROGRAM [ARGUMENT…]
+dies. The guard then stops the engine's whole process group, and before it ends everything that the engine has left,
+also what went into a session of its own. If the guard itself is killed, the kernel kills the engine. The sandbox goes
+around the engine only, just before it is started, and what is in force is written to REPORT, a descriptor.
+Usage: guard.py GRACE_SECONDS RULES REPORT PROGRAM [ARGUMENT…]
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ def _signal_group(engine: int, number: int) -> None:
         os.killpg(engine, number)
 
 
+def _kill_children() -> None:
+    """Kill what the engine has left behind: orphans become children of the guard, and theirs too when they die."""
+    while children := " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split():
+        for pid in map(int, children):
+            os.kill(pid, signal.SIGKILL)  # nobody else reaps it, so the number is still its own
+            os.waitpid(pid, 0)
+
+
 def main() -> None:
     grace, rules, report, argv = float(sys.argv[1]), Rules.parse(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -67,7 +76,7 @@ def main() -> None:
         select.select([watched], [], [], grace)
         _signal_group(engine, signal.SIGKILL)
     _, status = os.waitpid(engine, 0)
-    _signal_group(engine, signal.SIGKILL)  # what the engine may have left behind
+    _kill_children()
     sys.exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 

@@ -5,13 +5,16 @@ A key is ``stw_<id>_<secret>``. The secret has 256 random bits, so one SHA-256 o
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,24 +90,39 @@ class KeyFile:
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise InvalidInput(f"a key's scopes are {' and '.join(SCOPES)}, not {', '.join(unknown) or 'none'}")
-        keys = list(self.keys()) if self.path.exists() else []
-        if any(key.name == name for key in keys):
-            raise InvalidInput(f"there is a key named {name} in {self.path}: remove it first (runner key remove)")
         id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         scopes = tuple(dict.fromkeys(scopes))
-        self._write([*keys, Key(id_, name, _hash(secret), scopes, max(0, rate), int(time.time()))])
+        with self._changing() as keys:
+            if any(key.name == name for key in keys):
+                raise InvalidInput(f"there is a key named {name} in {self.path}: remove it first (runner key remove)")
+            self._write([*keys, Key(id_, name, _hash(secret), scopes, max(0, rate), int(time.time()))])
         return f"stw_{id_}_{secret}"
 
-    def remove(self, name: str) -> None:
-        """Let a key count no more. Raises `NotFound`."""
-        keys = list(self.keys()) if self.path.exists() else []
-        kept = [key for key in keys if key.name != name]
-        if len(kept) == len(keys):
-            raise NotFound(f"there is no key named {name} in {self.path}")
-        self._write(kept)
+    def remove(self, name: str) -> Key:
+        """Let a key count no more; the key that it was. Raises `NotFound`."""
+        if not self.path.exists():
+            raise NotFound(f"there is no key file {self.path}: make one with runner key add")
+        with self._changing() as keys:
+            found = next((key for key in keys if key.name == name), None)
+            if found is None:
+                raise NotFound(f"there is no key named {name} in {self.path}")
+            self._write([key for key in keys if key.name != name])
+        return found
+
+    @contextmanager
+    def _changing(self) -> Iterator[Sequence[Key]]:
+        """The keys as they are, with everybody else who would change them kept out. The lock is on a file beside them,
+        which stays, because theirs is replaced."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._seen = None  # what was read before the lock was held may be old, whatever the times say
+            yield self.keys() if self.path.exists() else ()
+        finally:
+            os.close(lock)
 
     def _write(self, keys: Sequence[Key]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2)
         write_atomically(self.path, text.encode(), 0o600)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from artifact.errors import NotFound, StowageError
+from artifact.errors import InvalidInput, NotFound, Refused, StowageError
 from artifact.reference import Reference
 from artifact.terminal import JsonOption, note, print_json, progress_bars
 from artifact.transfer import CONCURRENCY
 from runner import report
-from runner.model import model_files
+from runner.model import CodeRefused, model_files
 from runner.options import (
     EngineCommand,
     OneReference,
@@ -25,9 +25,16 @@ from runner.options import (
     takes_wishes,
 )  # fmt: skip
 from runner.plan import Wishes, load_policy, parse_references, served_name, with_adapters
-from runner.pull import fetch, find
+from runner.pull import Found, fetch, find
+from runner.records import recorded_name
+from runner.sandbox.rules import MODES
 from runner.state import running
 from runner.store import Store
+from supplychain.refusal import Reason
+from supplychain.trace import Step
+
+if TYPE_CHECKING:
+    from supplychain.decision import Decision
 
 model_app = typer.Typer()
 
@@ -72,15 +79,24 @@ def verify_command(
 
     found = find(Reference.parse(ref), Store(store), None, plain_http=plain_http, source=None)
     subject = found.origin.resolve(found.model.digest)
-    decision = verify(found.origin, found.reference, subject, Policy.load(policy))
+    decision = _unless_code(found, verify(found.origin, found.reference, subject, Policy.load(policy)))
     if as_json:
         print_json(decision.to_json())
     else:
-        print(f"{'allowed' if decision.allowed else 'refused'} {decision.code.value} {found.pinned}")
-        for step in decision.trace:
-            print(report.plain(f"  {step.kind} {step.name}: {step.code.value}: {step.detail}"))
+        report.print_decision(decision, found.pinned)
     decision.enforce()
-    model_files(found.model.manifest, decision.grant.code)
+
+
+def _unless_code(found: Found, decision: Decision) -> Decision:
+    """The decision, refused if the model carries code that it does not let run."""
+    try:
+        model_files(found.model.manifest, decision.grant.code)
+    except CodeRefused as error:
+        if decision.allowed:
+            step = Step("grant", "code", Reason.NOT_GRANTED, str(error))
+            told = f"{decision.reference}@{decision.subject.short} refused by {decision.policy}: {step.code}: {error}"
+            return replace(decision, allowed=False, code=step.code, reason=told, trace=(*decision.trace, step))
+    return decision
 
 
 @model_app.command("list", epilog="Example: runner list --json")
@@ -97,9 +113,23 @@ def rm_command(refs: References, store: StoreOption = None) -> None:
         descriptor = place.find(reference)
         if descriptor is None:
             raise NotFound(f"{reference} is not in the store (runner list shows what is)")
-        if any(model.digest == str(descriptor.digest) for run in running(place.root) for model in run.models):
-            raise StowageError(f"{reference} is being served: stop it first (runner stop {reference})")
+        for model in (model for run in running(place.root) for model in run.models):
+            if str(descriptor.digest) == model.digest:
+                raise StowageError(f"{reference} is being served: stop it first (runner stop {reference})")
+            if str(descriptor.digest) in model.digests:
+                raise StowageError(
+                    f"{reference} is an adapter of {model.name}, which is being served: stop that first "
+                    f"(runner stop {model.name})"
+                )
         note(f"removed {reference}, {report.human_bytes(place.remove(reference))} freed")
+
+
+def _is_about(wishes: Wishes, error: StowageError) -> bool:
+    """Whether `error` is about how the user wants to run a model, and not about the model or this host."""
+    if wishes.flags or wishes.driver or wishes.engine_path:
+        return True
+    usual = wishes.sandbox in MODES and replace(wishes, sandbox=Wishes().sandbox) == Wishes()
+    return isinstance(error, (InvalidInput, Refused)) and not usual
 
 
 @model_app.command("inspect", cls=EngineCommand, epilog="Example: runner inspect team/model:4B-Q4_K_M --command")
@@ -125,10 +155,11 @@ def inspect_command(
     try:
         shown = with_adapters(found, wishes, place, None, plain_http=plain_http)
     except StowageError as error:
-        if wishes.flags or wishes.driver or wishes.engine_path:
+        if _is_about(wishes, error):
             raise
         note(f"note: {error}")
         shown = None
     name = served_name(found.reference, str(found.model.digest))
-    value = report.description(found.model, name, place.record(found.model.digest), shown)
+    record = place.record(found.model.digest, recorded_name(found.reference))
+    value = report.description(found.model, name, record, shown)
     print_json(value) if as_json else report.print_description(value)

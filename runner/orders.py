@@ -1,15 +1,13 @@
 """Orders to a runner that serves already: start one more model, exactly as stated.
 
-An order is a file in the folder of the runner's registration; SIGHUP tells the runner to look. It answers by serving
+An order is a file in the folder of the runner's registration; a signal tells the runner to look. It answers by serving
 the model, or with a file that says why it does not. Only the store's owner can write there.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,6 +19,7 @@ from artifact.layout.files import write_atomically
 from artifact.progress import Quiet
 from artifact.reference import Reference
 from runner.plan import Plan, Wishes, prepare, served_names
+from runner.state import Run
 from runner.store import Store
 from supplychain.policy import Policy
 
@@ -90,12 +89,12 @@ def project_of(folder: Path) -> str:
     return ""
 
 
-def give(folder: Path, pid: int, order: Order) -> None:
+def give(run: Run, order: Order) -> None:
     """Order a registered runner to serve one more model."""
-    orders = folder / _ORDERS
+    orders = run.folder / _ORDERS
     orders.mkdir(mode=0o700, exist_ok=True)
     write_atomically(orders / f"{order.id}.json", json.dumps(order.to_json()).encode(), 0o600)
-    os.kill(pid, signal.SIGHUP)
+    run.notify()
 
 
 def take(folder: Path) -> list[Order]:

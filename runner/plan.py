@@ -19,7 +19,9 @@ from runner.adapters import Adapter, check_is_no_adapter, find_adapters
 from runner.check import Contradiction
 from runner.engines.dispatch import engine_for
 from runner.engines.engine import Command, Engine, Options, context_size
+from runner.engines.host import gpu_numbers, has_gpu
 from runner.engines.installed import ENGINES
+from runner.engines.interpreter import gpu_environment
 from runner.engines.task import task_of
 from runner.model import ModelFile
 from runner.pull import Found, absolute, fetch, find
@@ -71,6 +73,11 @@ class Plan:
     stream: Streaming | None = None
 
     @property
+    def adapter_digests(self) -> tuple[str, ...]:
+        """The digests of its adapters' manifests."""
+        return tuple(str(item.found.model.digest) for item in self.adapters)
+
+    @property
     def talks_as(self) -> str:
         """The name to ask for in a conversation: the model's, or that of its one adapter where the engine keeps the
         two apart."""
@@ -87,18 +94,21 @@ def plan(found: Found, wishes: Wishes, adapters: Sequence[Adapter] = ()) -> Plan
     check_is_no_adapter(found)
     if wishes.sandbox not in MODES:
         raise InvalidInput(f"--sandbox must be {', '.join(MODES)}, not {wishes.sandbox!r}")
+    gpu_environment(wishes.gpus)  # refuses what is none before anything is looked for
     engine = engine_for(model.config.format, wishes.driver, wishes.engine_path, found.store / ENGINES, wishes.gpus)
     flags = engine.check_flags(wishes.flags, code=bool(found.grant))
     context = context_size(wishes.context_size, model, flags)
     name = served_name(found.reference, str(model.digest))
     task = _task(found, found.origin)
     stream = wishes.stream and not found.stored
-    if stream:
+    if wishes.stream:
         check_streamable(found, engine.name)
     files = [item.files for item in adapters]
     command = engine.command(model, Options(name, context, flags, wishes.gpus, task, files, stream))
     command = replace(command, rules=replace(command.rules, mode=wishes.sandbox))
-    _check_use(found, command, flags)
+    _check_gpus(wishes.gpus, command)
+    for used in (found, *(item.found for item in adapters)):
+        _check_use(used, command, flags)
     names = served_names(found.reference, str(model.digest)) | {item.name for item in adapters}
     return Plan(found, engine, command, context, name, names, task, tuple(adapters))
 
@@ -110,8 +120,31 @@ def _task(found: Found, origin: Repository) -> str:
     return task_of(found.model, read, lambda file: origin.blob_source(file.blob))
 
 
+def _check_gpus(stated: str | None, command: Command) -> None:
+    """Warn where the engine would compute on the CPU although GPUs are stated. Raises `InvalidInput` for one that is
+    not there."""
+    if stated in (None, "none"):
+        return
+    if not command.rules.devices:
+        note(f"warning: --gpus {stated}: {command.version} uses no GPU")
+        return
+    there = gpu_numbers()
+    wanted = set() if stated == "all" else set(map(int, str(stated).split(",")))
+    if there and wanted - there:
+        absent, shown = (", ".join(map(str, sorted(numbers))) for numbers in (wanted - there, there))
+        raise InvalidInput(f"--gpus {stated}: there is no GPU {absent} here, only {shown} (nvidia-smi)")
+    if not there and not has_gpu():
+        note(
+            f"warning: --gpus {stated}: no NVIDIA GPU was found (nvidia-smi lists none, there is no /dev/nvidiactl and "
+            "no /proc/driver/nvidia/version): without one the engine computes on the CPU"
+        )
+    elif not there and wanted:
+        note(f"warning: --gpus {stated}: nvidia-smi lists no GPUs, so nobody knows whether there are these")
+
+
 def _check_use(found: Found, command: Command, flags: Sequence[str]) -> None:
-    """Let the policy decide on the engine and the flags. Raises `PolicyRefused`."""
+    """Let the policy decide on the engine and the flags that a model or an adapter is used with. Raises
+    `PolicyRefused`."""
     if found.decision is None:
         return
     names = tuple(flag for flag in flags if flag.startswith("-") and not _NUMBER.fullmatch(flag))

@@ -27,6 +27,7 @@ from artifact.transfer import CONCURRENCY, copy_referrers, push_blobs
 from runner.check import check_files
 from runner.delta import Received, index_of, local_chunks, sources
 from runner.model import Model, model_files, model_manifest
+from runner.records import recorded_name
 from runner.store import Store
 from supplychain.usage import NO_CODE, Grant
 
@@ -144,7 +145,7 @@ def fetch(
             push_blobs(target, contents, progress, concurrency, origin=found.origin)
             check(found, store)
             copy_referrers(found.origin, target, found.model.digest, Quiet(), concurrency)
-            store.write_record(found.model.digest, _record(found))
+            store.write_record(found.model.digest, recorded_name(found.reference), _record(found))
             subject = target.push_manifest(found.raw, manifest.media_type, found.reference.tag)
             if index is not None:
                 push_referrer(target, subject, push_index(target, index.to_bytes()))
@@ -176,14 +177,8 @@ def absolute(reference: Reference) -> Reference:
 
 
 def _record(found: Found) -> dict[str, Any]:
-    tag = f":{found.reference.tag}" if found.reference.tag else ""
     verified = None
     if found.decision is not None:
         signers = [signer.name for signer in found.decision.signers]
         verified = {"policy": found.decision.policy, "code": found.decision.code.value, "signers": signers}
-    return {
-        "name": f"{found.reference.repository}{tag}",
-        "digest": str(found.model.digest),
-        "from": found.origin.place,
-        "verified": verified,
-    }
+    return {"from": found.origin.place, "verified": verified}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifact.terminal import note, print_json
 from artifact.weights.precision import size_label
@@ -13,6 +13,10 @@ from runner.sandbox.confine import foreseen
 from runner.sandbox.rules import Confinement
 from runner.state import Run
 from runner.store import StoredModel
+from supplychain.refusal import Reason
+
+if TYPE_CHECKING:
+    from supplychain.decision import Decision
 
 
 def print_models(models: Sequence[StoredModel], *, as_json: bool) -> None:
@@ -93,6 +97,21 @@ def print_description(value: dict[str, Any]) -> None:
         print(f"{'engine lock':15} {value['command']['lock'] or '-'}")
     if value["sandbox"]:
         print(f"{'sandbox':15} {Confinement(**value['sandbox'])}")
+
+
+def print_decision(decision: Decision, pinned: str) -> None:
+    """The verdict of a policy in one line, and below it what it rests on. Why it refuses is the error's to say.
+    Attestations that no rule asks for are no signatures, and nothing is wrong with that: they are only counted."""
+    code = "" if decision.code is Reason.ALLOWED else f"{decision.code.value} "
+    verdict = "allowed with a warning:" if decision.warned else "allowed" if decision.allowed else "refused"
+    print(f"{verdict} {code}{pinned}")
+    others = [step for step in decision.trace if step.kind == "signature" and step.code is Reason.WRONG_PREDICATE]
+    for step in decision.trace:
+        is_told = not decision.allowed and decision.reason.endswith(f"{step.code.value}: {step.detail}")
+        if step not in others and not is_told:
+            print(plain(f"  {step.kind} {step.name}: {step.code.value}: {step.detail}"))
+    if others:
+        print(f"  and {len(others)} attestation{'s' if len(others) > 1 else ''} that no rule asks for")
 
 
 def print_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

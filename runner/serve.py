@@ -44,7 +44,8 @@ class PortTaken(StowageError):
 class Settings:
     """How an endpoint serves. `keys` is the key file; `insecure` lets everybody who reaches the port use models;
     `memory` bounds what all models may need, in bytes, 0 for what the host has; `drain` in seconds; `policy` decides
-    on models that are added later. `wishes` and `keeping` hold where `configured`, by digest, says nothing else."""
+    on models that are added later, or nobody can say which does because models came under several (`divided`).
+    `wishes` and `keeping` hold where `configured`, by digest, says nothing else."""
 
     keys: Path | None = None
     insecure: bool = False
@@ -53,6 +54,7 @@ class Settings:
     drain: float = DRAIN
     policy: Policy | None = None
     policy_file: Path | None = None
+    divided: bool = False
     plain_http: bool = False
     wishes: Wishes = field(default_factory=Wishes)
     keeping: Keeping = field(default_factory=Keeping)
@@ -102,7 +104,13 @@ def listen_address(text: str) -> tuple[str, int]:
         if host != "localhost":
             raise InvalidInput(f"--listen takes an IP address or localhost, not {host!r}") from None
         host = "127.0.0.1"
-    return host, int(port)
+    return str(ipaddress.ip_address(host)), int(port)
+
+
+def written(address: tuple[str, int]) -> str:
+    """An address as ``HOST:PORT``, in the one way that `listen_address` reads back as the same."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind(address: tuple[str, int]) -> socket.socket:
@@ -115,7 +123,7 @@ def bind(address: tuple[str, int]) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        where = f"{address[0]}:{address[1]}"
+        where = written(address)
         if error.errno == 98:
             message = f"port taken: something already listens on {where}, stop it or choose another with --listen"
             raise PortTaken(message) from None
@@ -133,18 +141,18 @@ def serve(
     plans: Sequence[Plan],
     store: Store,
     address: tuple[str, int],
+    settings: Settings,
     project: str = "",
-    settings: Settings | None = None,
 ) -> None:
     """Serve until stopped. With `project` more models may be ordered while it serves, and what is configured is the
     project's to keep. Raises `EngineFailed` if an engine dies at its start, or the last one is given up later,
     `DoesNotFit`, `InvalidInput`."""
-    settings = settings or Settings.of_environment()
     keys = settings.key_file(address)
     with registered(store.root) as registration, bind(address) as listener:
         if project:
             orders.name_project(registration.folder, project)
-        serving = Serving(plans, store, registration, listener, settings, keys, keep=not project)
+        place = written(listener.getsockname()[:2])
+        serving = Serving(plans, store, registration, listener, place, settings, keys, keep=not project)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serving.run())
 

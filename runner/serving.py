@@ -28,13 +28,16 @@ from runner.keys import KeyFile
 from runner.orders import Order
 from runner.plan import Plan
 from runner.revocation import Watch
-from runner.state import Registration
+from runner.state import NEWS, Registration
 from runner.store import Store
 from runner.stream.streaming import Streaming
 from supplychain.policy import Policy
 
 if TYPE_CHECKING:
     from runner.serve import Settings
+
+_AGAIN = 2.0
+"""Seconds after which what could not be written is written again."""
 
 
 class _Server(uvicorn.Server):
@@ -46,7 +49,8 @@ class _Server(uvicorn.Server):
 
 
 class Serving:
-    """Serves `plans` on `listener`. With `keep` what is configured is written down for the next start."""
+    """Serves `plans` on `listener`, whose `address` is HOST:PORT. With `keep` what is configured is written down for
+    the next start."""
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Serving:
         store: Store,
         registration: Registration,
         listener: socket.socket,
+        address: str,
         settings: Settings,
         keys: KeyFile | None,
         *,
@@ -67,8 +72,7 @@ class Serving:
         self._keys = keys
         self._keep = keep
         self._place = listener.getsockname()[:2]
-        host, port = self._place
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._address = address
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: StowageError | None = None
 
@@ -85,6 +89,7 @@ class Serving:
         self._administration = Administration(
             self._store, self._fleet, configuration_path(self._store.root, place) if self._keep else None,
             settings.policy, policy_file, settings.plain_http, settings.keeping, settings.wishes.sandbox,
+            divided=settings.divided,
         )  # fmt: skip
         self._gateway = Gateway(
             self._fleet, self._administration, keys=self._keys, loopback=ipaddress.ip_address(place[0]).is_loopback
@@ -99,10 +104,12 @@ class Serving:
         http = asyncio.create_task(server.serve(sockets=[self._listener]))
         followed = watch.follow(self._fleet, self._policy_read, self._revoked)
         helpers = [asyncio.create_task(work) for work in (self._fleet.tend(), self._tell(), followed)]
+        for helper in helpers:
+            helper.add_done_callback(self._helped)
         try:
             await self._until_stopped(self._begin())
             if not self._stopping.is_set():
-                print(f"ready: http://{self._address}/v1", flush=True)
+                _say(f"ready: http://{self._address}/v1")
                 await self._stopping.wait()
         finally:
             server.should_exit = True
@@ -116,7 +123,8 @@ class Serving:
             raise self._failure
 
     def _listen_to_signals(self, server: _Server) -> None:
-        """The first order to stop lets requests finish, the second does not."""
+        """The first order to stop lets requests finish, the second does not. A terminal that is closed lets them too,
+        and says so more than once."""
 
         def stop() -> None:
             server.force_exit = self._stopping.is_set()
@@ -125,7 +133,9 @@ class Serving:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
-        loop.add_signal_handler(signal.SIGHUP, self._obey)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            loop.add_signal_handler(signal.SIGHUP, self._stopping.set)
+        loop.add_signal_handler(NEWS, self._obey)
 
     async def _begin(self) -> None:
         """Add all models and load those that are not to wait for their first request."""
@@ -158,7 +168,7 @@ class Serving:
             if stream is not None and stream.failure is not None:
                 raise stream.failure from None  # what the engine died of
             raise
-        print(f"serving {deployment.plan.found.pinned} as {deployment.name}", flush=True)
+        _say(f"serving {deployment.plan.found.pinned} as {deployment.name}")
 
     async def _follow(self, deployment: Deployment, stream: Streaming) -> None:
         """Stop a model that turns out not to be what its manifest says, or that cannot be had to its end."""
@@ -218,18 +228,32 @@ class Serving:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            note(f"error: {type(error).__name__}: {error}")
+
+    def _helped(self, task: asyncio.Task[None]) -> None:
+        """End with a helper that has failed: nobody would watch over the models any more."""
+        if not task.cancelled() and (error := task.exception()) and not self._stopping.is_set():
+            self._failure = StowageError(f"the runner cannot go on: {type(error).__name__}: {error}")
+            self._stopping.set()
 
     async def _drop(self, deployment: Deployment) -> None:
-        await self._administration.drop(deployment)
-        if not self._fleet.deployments:
-            self._stopping.set()
+        try:
+            await self._administration.drop(deployment)
+        finally:
+            if not self._fleet.deployments:
+                self._stopping.set()
 
     async def _carry_out(self, order: Order) -> None:
         """Serve one more model, or say why not."""
         order = replace(order, sandbox=order.sandbox or self._settings.wishes.sandbox)
         try:
             plan = await asyncio.to_thread(order.plan, self._store)
+            self._administration.came_under(order.policy)
             names = order.names(str(plan.found.model.digest))
             deployment = self._fleet.add(plan, order.wishes, self._settings.keeping, names)
             try:
@@ -244,9 +268,25 @@ class Serving:
             orders.refuse(self._registration.folder, order, str(error), status)
 
     async def _tell(self) -> None:
-        """Write down what is served whenever that changes, beside the event loop."""
+        """Write down what is served whenever that changes, beside the event loop; what cannot be is tried again."""
+        keyed, drain = self._keys is not None, self._settings.drain
+        told = False
         while True:
             await self._news.wait()
             self._news.clear()
             models = [item.served() for item in self._fleet.deployments]
-            await asyncio.to_thread(self._registration.write, self._address, models, keyed=self._keys is not None)
+            try:
+                await asyncio.to_thread(self._registration.write, self._address, models, keyed=keyed, drain=drain)
+                told = False
+            except OSError as error:
+                if not told:
+                    note(f"error: {error}: runner ps and runner stop know what was served before, until this is mended")
+                told = True
+                await asyncio.sleep(_AGAIN)
+                self._news.set()
+
+
+def _say(line: str) -> None:
+    """Print a line for whoever waits for it, if anybody reads that still."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)

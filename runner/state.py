@@ -23,13 +23,17 @@ from artifact.errors import StowageError
 from artifact.layout.files import write_atomically
 
 _LOCK, _STATE, _STOP = "lock", "state.json", "stop"
+NEWS = signal.SIGUSR1
+"""Tells a runner that something was written into its folder."""
+
+_STOPPED = 60.0  # seconds in which a runner stops, at least: its requests, and then its engines
 
 
 @dataclass(frozen=True)
 class Served:
     """One model that is served: its name and digest, the engine with its version, and the exact command. `state` is
     what it is doing, `detail` says more; `memory` is what it is held to need, in bytes; `idle_timeout` in seconds;
-    `sandbox` is what the kernel holds the engine to."""
+    `sandbox` is what the kernel holds the engine to; `adapters` are the digests of those that are applied."""
 
     name: str
     digest: str
@@ -45,12 +49,19 @@ class Served:
     memory: int = 0
     failure: str = ""
     sandbox: str = ""
+    adapters: Sequence[str] = ()
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digests of all that it needs in the store: the model, and its adapters."""
+        return frozenset((self.digest, *self.adapters))
 
 
 @dataclass(frozen=True)
 class Run:
     """A runner that serves. `address` is HOST:PORT, empty for one that serves only itself; `started` in seconds since
-    the epoch; `keyed` says that it asks for an API key."""
+    the epoch; `keyed` says that it asks for an API key; `drain` are the seconds that its requests have to finish when
+    it stops; `news` is the signal it takes for `NEWS`."""
 
     folder: Path
     pid: int
@@ -59,6 +70,18 @@ class Run:
     started: float
     models: Sequence[Served]
     keyed: bool = False
+    drain: float = 0.0
+    news: int = NEWS
+
+    def notify(self) -> None:
+        """Tell the runner to look at what was written into its folder, unless it has ended."""
+        self.signal(self.news)
+
+    def signal(self, number: int) -> None:
+        """Send the runner a signal, unless it has ended."""
+        if _born(self.pid) == self.born:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def to_json(self) -> dict[str, Any]:
         """The run as ``runner ps --json`` shows it."""
@@ -77,14 +100,16 @@ class Registration:
         self.folder = folder
         self._started = time.time()
 
-    def write(self, address: str, models: Sequence[Served], *, keyed: bool = False) -> None:
-        """Say what is served now, and where."""
+    def write(self, address: str, models: Sequence[Served], *, keyed: bool = False, drain: float = 0.0) -> None:
+        """Say what is served now, and where; from then on `NEWS` has to be listened to."""
         state = {
             "pid": os.getpid(),
             "born": _born(os.getpid()),
             "address": address,
             "started": self._started,
             "keyed": keyed,
+            "drain": drain,
+            "news": int(NEWS),
             "models": [asdict(model) for model in models],
         }
         write_atomically(self.folder / _STATE, json.dumps(state).encode(), 0o600)
@@ -147,18 +172,20 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def stop(run: Run, digests: set[str] | None = None, seconds: float = 60.0) -> None:
+def stop(run: Run, digests: set[str] | None = None) -> None:
     """Stop a runner, or with `digests` only those of its models, and wait until that is done: a runner is stopped when
-    its process has ended. Raises `StowageError` if it takes longer than `seconds`."""
+    its process has ended. Raises `StowageError` if it takes half a minute longer than its requests may."""
     everything = digests is None or digests >= {model.digest for model in run.models}
     if not everything:
         folder = run.folder / _STOP
         folder.mkdir(mode=0o700, exist_ok=True)
         for digest in digests or ():
             (folder / digest.replace(":", "-", 1)).touch()
-    if _born(run.pid) == run.born:
-        with suppress(ProcessLookupError):
-            os.kill(run.pid, signal.SIGTERM if everything else signal.SIGHUP)
+    if everything:
+        run.signal(signal.SIGTERM)
+    else:
+        run.notify()
+    seconds = max(_STOPPED, run.drain + _STOPPED / 2)
     deadline = time.monotonic() + seconds
     while is_held(run.folder) or (everything and _born(run.pid) == run.born):
         now = _read(run.folder)
@@ -172,9 +199,11 @@ def stop(run: Run, digests: set[str] | None = None, seconds: float = 60.0) -> No
 def _read(folder: Path) -> Run | None:
     try:
         state = json.loads((folder / _STATE).read_bytes())
-        models = tuple(Served(**model) for model in state["models"])
+        models = tuple(Served(**{**model, "adapters": tuple(model.get("adapters", ()))}) for model in state["models"])
         pid, born, address, started = (state[key] for key in ("pid", "born", "address", "started"))
-        return Run(folder, pid, born, address, started, models, state["keyed"])
+        # One that began before these were written down takes SIGHUP, and would be killed by another signal.
+        drain, news = state.get("drain", 0.0), state.get("news", int(signal.SIGHUP))
+        return Run(folder, pid, born, address, started, models, state["keyed"], drain, news)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # has its lock, but has not said anything yet
 

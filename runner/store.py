@@ -1,15 +1,14 @@
 """The content store: an OCI image layout that other tools read too, with each model's files laid out beside it.
 
 ``bundles/sha256/<hex>/`` holds the files of the manifest of that digest under their own names, as hard links to the
-blobs. A bundle is complete or absent. ``records/`` says in whose name a model was pulled and what was verified then;
-it is for people, no decision rests on it. A second, read-only store of the system is looked into first.
+blobs. A bundle is complete or absent. A second, read-only store of the system is looked into first.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,15 +22,17 @@ from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import DigestMismatch, Malformed, NotFound, StowageError
 from artifact.layout import LayoutRepository
-from artifact.layout.files import write_atomically
+from artifact.layout.index import ref_name
 from artifact.locate import local_repository, resolve
 from artifact.manifest import Index, Manifest
 from artifact.modelconfig import MAX_CONFIG
 from artifact.reference import Reference
 from artifact.store import default_store
 from runner.model import Model
+from runner.records import read_records, record_path, recorded_name, write_records
 
 _FICLONE = 0x40049409
+_SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})\.(?:sig|att|sbom)")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Store:
         try:
             os.link(source, target)
         except OSError:
-            _clone_or_copy(source, target)
+            clone_or_copy(source, target)
 
     @contextmanager
     def pulling(self) -> Iterator[None]:
@@ -174,33 +175,37 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def write_record(self, digest: Digest, record: dict[str, Any]) -> None:
-        """Note for people how a model came here."""
-        path = self._record_path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record, indent=2).encode())
+    def write_record(self, digest: Digest, name: str, record: dict[str, Any]) -> None:
+        """Note for people how a model came here under `name`."""
+        with self._locked("records.lock", fcntl.LOCK_EX):
+            rows = read_records(self.root, digest)
+            rows.pop(name, None)
+            write_records(self.root, digest, {**rows, name: record})
 
-    def record(self, digest: Digest) -> dict[str, Any]:
-        """What was noted when the model came here; empty if nothing was."""
+    def record(self, digest: Digest, name: str) -> dict[str, Any]:
+        """What was noted when the model came here under `name`; without one, under the latest. Empty if nothing was."""
         for root in (self.root, self.system):
-            if root is not None:
-                with suppress(OSError, ValueError):
-                    value = json.loads(_record_path(root, digest).read_bytes())
-                    return value if isinstance(value, dict) else {}
+            rows = read_records(root, digest) if root is not None else {}
+            if rows and (not name or name in rows):
+                return rows[name or list(rows)[-1]]
         return {}
 
-    def _record_path(self, digest: Digest) -> Path:
-        return _record_path(self.root, digest)
+    def _forget_name(self, digest: Digest, name: str) -> None:
+        with self._locked("records.lock", fcntl.LOCK_EX):
+            rows = read_records(self.root, digest)
+            if rows.pop(name, None) is not None:
+                used = self.last_used(digest)
+                write_records(self.root, digest, rows)
+                os.utime(record_path(self.root, digest), (used, used))
 
     def _touch(self, digest: Digest) -> None:
         """Note that a model is used now, in the time of its record."""
-        path = self._record_path(digest)
         with suppress(FileNotFoundError):
-            os.utime(path)
+            os.utime(record_path(self.root, digest))
 
     def last_used(self, digest: Digest) -> float:
         """When a model was pulled or used last, in seconds since the epoch."""
-        for path in (self._record_path(digest), LayoutRepository(self.root).blob_path(digest)):
+        for path in (record_path(self.root, digest), LayoutRepository(self.root).blob_path(digest)):
             with suppress(FileNotFoundError):
                 return path.stat().st_mtime
         return 0.0
@@ -226,8 +231,8 @@ class Store:
             with suppress(StowageError):
                 _, raw = layout.manifest(entry.digest)
                 config = layout.read_blob(Manifest.parse(raw, entry.media_type).config, MAX_CONFIG)
-                record = self.record(entry.digest)
-                name = entry.annotations.get(mediatypes.REF_NAME) or record.get("name", "")
+                record = self.record(entry.digest, ref_name(entry) or "")
+                name = ref_name(entry) or record.get("name", "")
                 model = Model.read(Descriptor(entry.media_type, entry.digest, entry.size), raw, config, source=None)
                 found.append(StoredModel(name, model, record, system))
         return found
@@ -247,10 +252,9 @@ class Store:
                 ) from None
             if reference.tag is not None and reference.digest is None:
                 repository.delete_tag(reference.tag)
+                self._forget_name(descriptor.digest, recorded_name(reference))
             else:
                 repository.drop(descriptor.digest)
-            if any(entry.digest == descriptor.digest for entry in repository.entries()):
-                return 0
             return self._sweep(repository, descriptor)
 
     @contextmanager
@@ -276,16 +280,22 @@ class Store:
             remove_tree(self.root / "bundles" / digest.algorithm / digest.hex)
 
     def _sweep(self, repository: LayoutRepository, removed: Descriptor) -> int:
+        """Remove what only a model needed that has lost a name: signatures in the repository where it had its last,
+        and, when it has none anywhere, the model with all that refers to it. Returns the bytes freed."""
         doomed: list[Descriptor] = []
         pending = [removed]
         while pending:
             item = pending.pop()
+            pending += _drop_signatures(repository, item.digest)
+            if any(entry.digest == item.digest for entry in repository.entries()):
+                continue
+            if item.digest == removed.digest:
+                self.drop_bundle(removed.digest)
+                record_path(self.root, removed.digest).unlink(missing_ok=True)
             for referrer in repository.referrers(item.digest):
                 repository.drop(referrer.digest)
                 pending.append(referrer)
             doomed += [item, *needs(repository, item)]
-        self.drop_bundle(removed.digest)
-        self._record_path(removed.digest).unlink(missing_ok=True)
         return self._unlink(repository, tuple(doomed))
 
     def _unlink(self, repository: LayoutRepository, blobs: tuple[Descriptor, ...]) -> int:
@@ -302,8 +312,27 @@ class Store:
         return freed
 
 
-def _record_path(root: Path, digest: Digest) -> Path:
-    return root / "records" / digest.algorithm / f"{digest.hex}.json"
+def signed_by_tag(entry: Descriptor) -> tuple[str, Digest] | None:
+    """The repository and the digest of the manifest that an index entry is a signature of by its name, which cosign's
+    older form makes of that digest; None for any other entry."""
+    place, _, tag = (ref_name(entry) or "").rpartition(":")
+    match = _SIGNATURE_TAG.fullmatch(tag)
+    return (place, Digest("sha256", match[1])) if match else None
+
+
+def _drop_signatures(layout: LayoutRepository, subject: Digest) -> list[Descriptor]:
+    """Take the signature tags of a manifest away where it has no name any more; what they named. As long as it is
+    there without any name nobody knows which repository it belongs to, and all stay."""
+    entries = layout.entries()
+    names = [ref_name(entry) for entry in entries if entry.digest == subject]
+    places = {name.rpartition(":")[0] for name in names if name is not None}
+    dropped: list[Descriptor] = []
+    for entry in entries if None not in names else ():
+        found = signed_by_tag(entry)
+        if found is not None and found[1] == subject and found[0] not in places:
+            LayoutRepository(layout.root, found[0] or None).delete_tag((ref_name(entry) or "").rpartition(":")[2])
+            dropped.append(entry)
+    return dropped
 
 
 def needs(repository: LayoutRepository, item: Descriptor) -> tuple[Descriptor, ...]:
@@ -325,7 +354,8 @@ def _is_complete(folder: Path, model: Model) -> bool:
         return False
 
 
-def _clone_or_copy(source: Path, target: Path) -> None:
+def clone_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a read-only file with the content of `source`, for file systems that cannot link the two."""
     with source.open("rb") as old, target.open("xb") as new:
         try:
             ioctl(new.fileno(), _FICLONE, old.fileno())

@@ -174,12 +174,15 @@ class EngineProcess:
         return EngineFailed(f"{self.command.engine} {what}{why}", f"{told} (all of it: {self.log})")
 
     def last_lines(self, count: int = _LAST_LINES) -> list[str]:
-        """The last lines this engine wrote."""
-        with self.log.open("rb") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            begin = self._log_start if self._log_start <= end else 0  # it has been put aside since
-            stream.seek(max(begin, end - _TAIL_BYTES))
-            text = stream.read(_TAIL_BYTES).decode("utf-8", "replace")
+        """The last lines this engine wrote; none if its log cannot be read."""
+        try:
+            with self.log.open("rb") as stream:
+                end = stream.seek(0, os.SEEK_END)
+                begin = self._log_start if self._log_start <= end else 0  # it has been put aside since
+                stream.seek(max(begin, end - _TAIL_BYTES))
+                text = stream.read(_TAIL_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return []
         return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_NOTED)][-count:]
 
     def close_lifeline(self) -> None:

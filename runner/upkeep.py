@@ -24,7 +24,7 @@ from artifact.layout import LayoutRepository
 from artifact.layout.index import ref_name
 from artifact.progress import Progress
 from runner.state import running
-from runner.store import Store, StoredModel, needs, remove_tree
+from runner.store import Store, StoredModel, needs, remove_tree, signed_by_tag
 
 GRACE = 3600.0
 """Seconds that bytes nothing refers to are left alone: somebody may be about to refer to them."""
@@ -114,7 +114,7 @@ def prune(
 
 def _doomed(store: Store, older_than: float | None, keep_size: int | None) -> list[tuple[Descriptor, str]]:
     """The models to remove, unnamed ones first, then those used longest ago."""
-    served = {model.digest for run in running(store.root) for model in run.models}
+    served = {digest for run in running(store.root) for model in run.models for digest in model.digests}
     by_digest: dict[Digest, list[StoredModel]] = {}
     for item in store.models():
         if not item.system:
@@ -143,8 +143,13 @@ def _leftovers(store: Store) -> Iterator[tuple[str, int, Callable[[], None]]]:
     """What no model needs: blobs, abandoned transfers, bundles of models that are gone."""
     now = time.time()
     needed = _needed(store)
-    for digest, (path, size) in _blob_files(store):
-        if digest not in needed and now - path.stat().st_mtime > GRACE:
+    blobs = dict(_blob_files(store))
+    old = {digest for digest, (path, _) in blobs.items() if now - path.stat().st_mtime > GRACE}
+    for name, digest, remove in _orphans(store, needed):
+        if digest in old or digest not in blobs:
+            yield f"signature {name}", 0, remove
+    for digest, (path, size) in blobs.items():
+        if digest in old - needed:
             yield f"blob {digest}", size, path.unlink
     for path in _files(store.root / "ingest"):
         with suppress(OSError):
@@ -170,11 +175,8 @@ def _is_abandoned(path: Path) -> bool:
 
 def _alone(store: Store, descriptor: Descriptor) -> int:
     """Bytes that would be freed if this model went, and nothing else."""
-    layout = LayoutRepository(store.root)
-    others = _needed(store, without=descriptor.digest)
-    mine = {descriptor, *needs(layout, descriptor)}
-    sizes = {item.digest: item.size for item in mine if item.digest not in others}
-    return sum(sizes.values())
+    gone = _needed(store) - _needed(store, without=descriptor.digest)
+    return sum(size for digest, (_, size) in _blob_files(store) if digest in gone)
 
 
 def fsck(store: Store, progress: Progress, *, dry_run: bool = False) -> list[tuple[Digest, list[str]]]:
@@ -221,8 +223,8 @@ def _owners(store: Store) -> dict[Digest, list[StoredModel]]:
 
 
 def _needed(store: Store, without: Digest | None = None) -> set[Digest]:
-    """Digests of everything the index leads to. A manifest whose subject is gone, and that has no name, leads nowhere:
-    it is a signature of nothing."""
+    """Digests of everything the index leads to. A manifest whose subject is gone, and that has no name, or one that
+    cosign made of its subject's digest, leads nowhere: it is a signature of nothing."""
     layout = LayoutRepository(store.root)
     try:
         entries = layout.entries()
@@ -230,12 +232,24 @@ def _needed(store: Store, without: Digest | None = None) -> set[Digest]:
         return set()
     listed = {entry.digest for entry in entries if entry.digest != without}
     needed: set[Digest] = set()
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: signed_by_tag(entry) is not None):
         subject = entry.annotations.get(mediatypes.SUBJECT)
         if entry.digest == without or (subject and ref_name(entry) is None and not _is_in(subject, listed)):
             continue
-        needed |= {entry.digest, *(blob.digest for blob in needs(layout, entry))}
+        signed = signed_by_tag(entry)
+        if signed is None or signed[1] in listed | needed:
+            needed |= {entry.digest, *(blob.digest for blob in needs(layout, entry))}
     return needed
+
+
+def _orphans(store: Store, needed: set[Digest]) -> Iterator[tuple[str, Digest, Callable[[], None]]]:
+    """The tags in the index of what is not `needed`, which signed manifests that are gone."""
+    for entry in LayoutRepository(store.root).entries():
+        found = signed_by_tag(entry)
+        if found is not None and entry.digest not in needed:
+            name = ref_name(entry) or ""
+            layout = LayoutRepository(store.root, found[0] or None)
+            yield name, entry.digest, partial(layout.delete_tag, name.rpartition(":")[2])
 
 
 def _is_in(subject: str, listed: set[Digest]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -16,8 +17,10 @@ import typer
 from artifact.errors import Malformed
 from artifact.terminal import run as run_app
 from runner.orders import Order
-from runner.serve import listen_address, serve
+from runner.plan import Wishes
+from runner.serve import Settings, listen_address, serve
 from runner.store import Store
+from supplychain.policy import Policy
 
 WANTED = "wanted.json"
 """What the gateway shall serve, in the project's folder in the store."""
@@ -39,7 +42,24 @@ def serve_project(store: Path, folder: Path) -> None:
     for order in orders:
         plan = order.plan(place)
         plans.append(replace(plan, names=plan.names | order.names(str(plan.found.model.digest))))
-    serve(plans, place, address, project)
+    serve(plans, place, address, settings_for(orders), project)
+
+
+def settings_for(orders: Sequence[Order]) -> Settings:
+    """How a gateway with these orders serves what comes to it by other ways: no less strictly than what was ordered.
+    Raises `InvalidInput` for a policy that cannot be read."""
+    policies = {order.policy for order in orders}
+    file = policies.pop() if len(policies) == 1 else None
+    sandboxes = {order.wishes.sandbox for order in orders}
+    sandbox = sandboxes.pop() if len(sandboxes) == 1 else "required" if "required" in sandboxes else "auto"
+    return replace(
+        Settings.of_environment(),
+        policy=Policy.load(file) if file else None,
+        policy_file=Path(file) if file else None,
+        divided=bool(policies),
+        plain_http=bool(orders) and all(order.plain_http for order in orders),
+        wishes=Wishes(sandbox=sandbox),
+    )
 
 
 def main() -> NoReturn:

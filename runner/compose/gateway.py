@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -27,7 +27,7 @@ from runner import orders
 from runner.compose.background import WANTED
 from runner.orders import Order
 from runner.plan import Plan
-from runner.serve import check_free, listen_address
+from runner.serve import check_free, listen_address, written
 from runner.state import Run, is_held, running, stop
 from runner.store import Store, remove_tree
 
@@ -146,7 +146,7 @@ class ProjectGateway:
             and served[item.digest].command == str(item.plan.command)
             and (item.digest not in before or _alike(before[item.digest], item.order))
         }
-        address = listen or (run.address if run else default_listen)
+        address = written(listen_address(listen)) if listen else (run.address if run else default_listen)
         if run and (not same or address != run.address):
             stop(run)
             run, same = None, set()
@@ -159,13 +159,24 @@ class ProjectGateway:
         else:
             if gone:
                 stop(run, gone)
-            self._write(wanted, run.address)
+            self._write([item.order for item in wanted], run.address)
             self._add(run, [item for item in wanted if item.digest not in same])
         now = self.run()
         if now is None:
             raise GatewayFailed(f"the gateway has just stopped: {self._why()}")
         every = {item.digest for item in wanted}
         return Changes(now.address, frozenset(every - same), frozenset(gone - every), frozenset(same))
+
+    def keep(self, kept: Mapping[str, Order], listen: str) -> None:
+        """Want no more than `kept`, by digest, of what was wanted, and stop the rest. What is kept is not decided on
+        again: one model that may run no longer must not hold up that others are stopped."""
+        if not kept:
+            self.stop()
+            return
+        run, gone = self._settled(), self.orders().keys() - kept.keys()
+        self._write(kept.values(), run.address if run else listen)
+        if run and (served := gone & {model.digest for model in run.models}):
+            stop(run, served)
 
     def stop(self) -> bool:
         """Stop the gateway with everything it serves, and forget the project. False if it does not run. Raises
@@ -189,13 +200,13 @@ class ProjectGateway:
         if (self.folder / WANTED).exists():  # `stop` takes it away
             raise GatewayFailed(f"the gateway has stopped: {self._why()}")
 
-    def _write(self, wanted: Sequence[Wanted], listen: str) -> None:
-        value = {"project": self._id, "listen": listen, "orders": [item.order.to_json() for item in wanted]}
+    def _write(self, wanted: Iterable[Order], listen: str) -> None:
+        value = {"project": self._id, "listen": listen, "orders": [order.to_json() for order in wanted]}
         write_atomically(self.folder / WANTED, json.dumps(value, indent=2).encode(), 0o600)
 
     def _start(self, wanted: Sequence[Wanted], listen: str) -> None:
         check_free(listen_address(listen))
-        self._write(wanted, listen)
+        self._write([item.order for item in wanted], listen)
         with (self.folder / _OUTPUT).open("wb") as output, (self.folder / _ALIVE).open("wb") as alive:
             fcntl.flock(alive, fcntl.LOCK_EX)  # of the open file, which the gateway inherits
             process = subprocess.Popen(
@@ -216,7 +227,7 @@ class ProjectGateway:
 
     def _add(self, run: Run, new: Sequence[Wanted]) -> None:
         for item in new:
-            orders.give(run.folder, run.pid, item.order)
+            orders.give(run, item.order)
         digests = {item.digest for item in new}
         while (now := self.run()) is None or not self._is_ready(now, digests):
             for item in new:
@@ -256,4 +267,4 @@ def tell(changes: Changes, wanted: Sequence[Wanted]) -> None:
 
 def _alike(before: Order, now: Order) -> bool:
     """Whether two orders for one command agree in what its line does not show."""
-    return set(before.also) == set(now.also) and before.sandbox == now.sandbox
+    return (set(before.also), before.sandbox, before.policy) == (set(now.also), now.sandbox, now.policy)

@@ -18,7 +18,7 @@ from runner.compose.gateway import ProjectGateway, Wanted
 from runner.orders import Order
 from runner.plan import POLICY_VARIABLE, Wishes, load_policy, plan
 from runner.pull import absolute, fetch, find
-from runner.serve import DEFAULT_LISTEN, listen_address
+from runner.serve import DEFAULT_LISTEN, listen_address, written
 from runner.store import Store
 
 LISTEN_VARIABLE, ENDPOINT_VARIABLE = "STOWAGE_MODEL_LISTEN", "STOWAGE_MODEL_ENDPOINT"
@@ -36,9 +36,7 @@ def reference_of(text: str) -> Reference:
 
 def listen() -> str:
     """Where the shared gateway listens. Raises `InvalidInput`."""
-    stated = os.environ.get(LISTEN_VARIABLE) or DEFAULT_LISTEN
-    listen_address(stated)
-    return stated
+    return written(listen_address(os.environ.get(LISTEN_VARIABLE) or DEFAULT_LISTEN))
 
 
 def endpoint_on_host() -> str:
@@ -96,15 +94,11 @@ class SharedGateway:
     def release(self, owner: str) -> None:
         """Stop what nobody but `owner` asked for."""
         with self._gateway.locked():
-            kept = []
-            for item in self._wanted():
-                owners = tuple(name for name in item.order.owners if name != owner)
-                if owners:
-                    kept.append(Wanted(replace(item.order, owners=owners), item.plan))
-            if kept:
-                self._gateway.apply(kept, listen(), DEFAULT_LISTEN)
-            else:
-                self._gateway.stop()
+            kept: dict[str, Order] = {}
+            for digest, order in self._gateway.orders().items():
+                if owners := tuple(name for name in order.owners if name != owner):
+                    kept[digest] = replace(order, owners=owners)
+            self._gateway.keep(kept, listen())
 
     def _wanted(self) -> list[Wanted]:
         """What was asked for before, without what is no longer in the store."""

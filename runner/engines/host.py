@@ -45,6 +45,19 @@ def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists() or bool(Path("/proc/driver/nvidia/version").exists())
 
 
+def gpu_numbers() -> frozenset[int]:
+    """The numbers of the GPUs that ``nvidia-smi`` lists; none where it is not there, as in some containers."""
+    if shutil.which("nvidia-smi") is None:
+        return frozenset()
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        shown = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return frozenset()
+    numbers = (line.partition(",")[0].strip() for line in shown.splitlines())
+    return frozenset(int(number) for number in numbers if number.isdecimal())
+
+
 def python_for(version: str) -> Path | None:
     """An interpreter of this minor version (``3.11``): this one, or one on PATH that runs."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":

@@ -161,6 +161,7 @@ def _launched(found: Environment) -> tuple[list[str], str, Sequence[str]]:
 
 
 def _binary(path: Path) -> tuple[list[str], str, Sequence[str]]:
+    path = path.absolute()  # a bare name would be looked up on PATH, and be another program
     # Its libraries lie beside it, or in a lib folder beside its folder.
     folder = path.resolve().parent
     near = (str(folder), str(folder.parent / "lib")) if folder.name == "bin" else (str(folder),)

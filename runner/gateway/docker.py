@@ -28,7 +28,7 @@ from runner.fleet import Fleet
 from runner.gateway.call import Call
 from runner.gateway.errors import api_error, status_of
 from runner.gateway.pulling import Pull
-from runner.gateway.relay import whole_body
+from runner.gateway.relay import json_object
 from runner.plan import Wishes, served_names
 from runner.pull import absolute
 from runner.report import human_bytes
@@ -60,10 +60,10 @@ class Docker:
 
     async def _create(self, request: Request) -> Response:
         try:
-            body = await _object(request)
+            body = await json_object(request, b"{}")
             text = _text(body, "from")
         except InvalidInput as error:
-            return api_error(400, str(error), code=error.code)
+            return api_error(status_of(error), str(error), code=error.code)
         pull = Pull(self._fleet, self._administration, text)
         return StreamingResponse(self._pulling(pull), media_type="application/x-ndjson")
 
@@ -153,9 +153,9 @@ class Docker:
 
     async def _unload(self, request: Request) -> Response:
         try:
-            body = await _object(request)
+            body = await json_object(request, b"{}")
         except InvalidInput as error:
-            return api_error(400, str(error), code=error.code)
+            return api_error(status_of(error), str(error), code=error.code)
         backend, names = body.get("backend"), body.get("models") or []
         if not isinstance(names, list):
             return api_error(400, "models must be a list of names", param="models")
@@ -173,7 +173,7 @@ class Docker:
 
     async def _configure(self, request: Request) -> Response:
         try:
-            body = await _object(request)
+            body = await json_object(request, b"{}")
             deployment = await self._administration.configure(
                 _text(body, "model"), _wishes(body, request.path_params.get("backend"))
             )
@@ -181,17 +181,6 @@ class Docker:
             return api_error(status_of(error), str(error), code=error.code)
         Call.of(request).digest = str(deployment.digest)
         return JSONResponse({"model": deployment.name, "command": str(deployment.plan.command)}, 202)
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    raw = await whole_body(request)
-    try:
-        body = json.loads(raw or b"{}")
-    except (ValueError, RecursionError):
-        raise InvalidInput("the request body is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidInput("the request body must be a JSON object")
-    return body
 
 
 def _text(body: dict[str, Any], key: str) -> str:
@@ -209,12 +198,12 @@ def _wishes(body: dict[str, Any], backend: str | None) -> Wishes:
             f"a configuration has no {', '.join(map(repr, strange))}: it states {', '.join(sorted(known))}"
         )
     flags, raw, context = body.get("runtime-flags") or [], body.get("raw-runtime-flags") or "", body.get("context-size")
+    if not isinstance(raw, str) or not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise InvalidInput("raw-runtime-flags must be one string, runtime-flags a list of strings")
     try:
         flags = [*(shlex.split(raw)), *flags]
-    except (ValueError, TypeError):
-        raise InvalidInput("raw-runtime-flags must be one string, runtime-flags a list of strings") from None
-    if not all(isinstance(flag, str) for flag in flags):
-        raise InvalidInput("runtime-flags must be a list of strings")
+    except ValueError as error:
+        raise InvalidInput(f"raw-runtime-flags cannot be split into flags: {error}") from None
     if context is not None and (not isinstance(context, int) or isinstance(context, bool)):
         raise InvalidInput("context-size must be a number of tokens")
     mode, gpus = body.get("mode"), body.get("gpus")
@@ -225,7 +214,9 @@ def _wishes(body: dict[str, Any], backend: str | None) -> Wishes:
         raise InvalidInput(f"mode must be completion, embedding or reranking, not {mode!r}")
     if context == -1:  # how Docker's client says: the default
         context = None
-    return Wishes(backend, context, gpus if isinstance(gpus, str) else None, None, tuple(flags))
+    if gpus is not None and not isinstance(gpus, str):
+        raise InvalidInput('gpus must be a string: "all", "none", or numbers such as "0,1"')
+    return Wishes(backend, context, gpus, None, tuple(flags))
 
 
 def stored_as(store: Store, name: str) -> list[StoredModel]:

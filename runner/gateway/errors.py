@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse, Response
+import json
+from typing import Any
+
+from starlette.responses import Response
 
 from artifact.errors import InvalidInput, NotFound, Refused, StowageError, Unauthorized
 from runner.administration import Busy
 from runner.fleet import Unavailable
+
+
+class TooLarge(InvalidInput):
+    """The body of a request is larger than is taken."""
+
+    code = "too-large"
 
 
 def api_error(
@@ -18,12 +27,17 @@ def api_error(
     type_: str = "invalid_request_error",
 ) -> Response:
     """An error as the OpenAI API writes it."""
-    return JSONResponse({"error": {"message": message, "type": type_, "param": param, "code": code}}, status)
+    return _json({"error": {"message": message, "type": type_, "param": param, "code": code}}, status)
 
 
 def plain_error(status: int, message: str) -> Response:
     """An error as Ollama writes it."""
-    return JSONResponse({"error": message}, status)
+    return _json({"error": message}, status)
+
+
+def _json(value: Any, status: int) -> Response:
+    """A document in ASCII: what a message quotes may be half a character, which is not to be had in UTF-8."""
+    return Response(json.dumps(value), status, media_type="application/json")
 
 
 def error_at(path: str, status: int, message: str, **more: str) -> Response:
@@ -31,9 +45,14 @@ def error_at(path: str, status: int, message: str, **more: str) -> Response:
     return plain_error(status, message) if path.startswith("/api/") else api_error(status, message, **more)
 
 
+_STATUS = (
+    (NotFound, 404), (Refused, 403), (TooLarge, 413), (InvalidInput, 400), (Unauthorized, 401), (Busy, 409),
+)  # fmt: skip
+
+
 def status_of(error: StowageError) -> int:
     """The HTTP status an error has when a request caused it; 503 for what may be different later."""
-    for kind, status in ((NotFound, 404), (Refused, 403), (InvalidInput, 400), (Unauthorized, 401), (Busy, 409)):
+    for kind, status in _STATUS:
         if isinstance(error, kind):
             return status
     return 503

@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Send
@@ -25,7 +25,7 @@ from runner.gateway.call import Call
 from runner.gateway.connection import Connection
 from runner.gateway.errors import plain_error, status_of
 from runner.gateway.openai import offered
-from runner.gateway.relay import Relay, whole_body
+from runner.gateway.relay import Relay, json_object
 from runner.gateway.translation import Request as Asked
 from runner.gateway.translation import Transcript
 from runner.gateway.upstream import Answer
@@ -120,14 +120,9 @@ class Ollama:
 
     async def _asked(self, request: Request) -> tuple[Deployment, dict[str, Any]] | Response:
         try:
-            raw = await whole_body(request)
-            body = json.loads(raw or b"null")
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except (ValueError, RecursionError):
-            return plain_error(400, "the request body is not valid JSON")
-        if not isinstance(body, dict):
-            return plain_error(400, "the request body must be a JSON object")
+            body = await json_object(request)
+        except InvalidInput as error:
+            return plain_error(status_of(error), str(error))
         name = body.get("model") or body.get("name")
         if not isinstance(name, str):
             return plain_error(400, "the request must name a model")
@@ -202,10 +197,10 @@ def _listed(deployment: Deployment) -> dict[str, Any]:
 
 def _loaded(deployment: Deployment) -> dict[str, Any]:
     estimate, timeout = deployment.estimate, deployment.keeping.idle_timeout
-    left = timeout - (time.monotonic() - deployment.last_used) if timeout else 100 * 365 * 86400.0
+    left = timeout - (time.monotonic() - deployment.last_used) if timeout else translation.LONGEST
     return {
         "size_vram": estimate.total if estimate and estimate.on_gpu else 0,
-        "expires_at": _now(time.time() + left),
+        "expires_at": _now(time.time() + min(left, translation.LONGEST)),
         "context_length": deployment.plan.context_size,
     }
 

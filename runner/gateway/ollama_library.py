@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
@@ -19,7 +19,7 @@ from runner.gateway.call import Call
 from runner.gateway.docker import stored_as
 from runner.gateway.errors import plain_error, status_of
 from runner.gateway.pulling import Blob, Pull
-from runner.gateway.relay import whole_body
+from runner.gateway.relay import json_object
 from runner.store import StoredModel
 
 _REFUSED = {
@@ -46,10 +46,10 @@ class OllamaLibrary:
 
     async def _pull(self, request: Request) -> Response:
         try:
-            body = await _object(request)
+            body = await json_object(request)
             name = _text(body, "model", "name")
         except InvalidInput as error:
-            return plain_error(400, str(error))
+            return plain_error(status_of(error), str(error))
         pull = Pull(self._fleet, self._administration, name)
         if body.get("stream", True) is not False:
             return StreamingResponse(_told(pull), media_type="application/x-ndjson")
@@ -63,7 +63,7 @@ class OllamaLibrary:
 
     async def _copy(self, request: Request) -> Response:
         try:
-            body = await _object(request)
+            body = await json_object(request)
             source, target = _text(body, "source"), Reference.parse(_text(body, "destination"))
             found = await self._find(source)
             if not found:
@@ -76,7 +76,7 @@ class OllamaLibrary:
 
     async def _delete(self, request: Request) -> Response:
         try:
-            name = _text(await _object(request), "model", "name")
+            name = _text(await json_object(request), "model", "name")
             found = await self._find(name)
             if not found:
                 return plain_error(404, f"model '{name[:200]}' not found")
@@ -116,16 +116,6 @@ async def _told(pull: Pull) -> AsyncIterator[bytes]:
         return
     for status in ("verifying sha256 digest", "writing manifest", "success"):
         yield _line({"status": status})
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await whole_body(request) or b"null")
-    except (ValueError, RecursionError, ClientDisconnect):
-        body = None
-    if not isinstance(body, dict):
-        raise InvalidInput("the request body must be a JSON object")
-    return body
 
 
 def _text(body: dict[str, Any], *keys: str) -> str:

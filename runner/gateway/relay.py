@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from artifact.errors import StowageError
+from artifact.errors import InvalidInput, StowageError
 from runner.deployment import Deployment
 from runner.fleet import Fleet
 from runner.gateway.call import Call
 from runner.gateway.connection import Connection
-from runner.gateway.errors import engine_error
+from runner.gateway.errors import TooLarge, engine_error
 from runner.gateway.events import WholeEvents, broken_off
 from runner.gateway.upstream import Answer, UpstreamError
 
@@ -46,6 +48,23 @@ async def whole_body(request: Request) -> bytes | None:
             return None
         pieces.append(piece)
     return b"".join(pieces)
+
+
+async def json_object(request: Request, empty: bytes = b"null") -> dict[str, Any]:
+    """The JSON object in a request's body; `empty` is what stands for a body without anything. Raises `InvalidInput`,
+    `TooLarge`."""
+    try:
+        raw = await whole_body(request)
+        if raw is None:
+            raise TooLarge(f"the request is larger than {MAX_BODY} bytes")
+        body = await asyncio.to_thread(json.loads, raw) if len(raw) > PARSE_IN_THREAD else json.loads(raw or empty)
+    except ClientDisconnect:
+        raise InvalidInput("the request broke off") from None
+    except (ValueError, RecursionError):
+        raise InvalidInput("the request body is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidInput("the request body must be a JSON object")
+    return body
 
 
 class Relay(Response):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +25,9 @@ _OPTIONS = {
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(-?)((?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+)")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+LONGEST = 100 * 365 * 86400.0
+"""Seconds that ``keep_alive`` may say at most; as good as for ever."""
+
 _IMAGES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -139,6 +142,8 @@ def translated(path: str, body: Mapping[str, Any], name: str, context: int) -> R
         given = body.get("input") if kind == "embed" else body.get("prompt")
         if not given:
             raise InvalidInput("there is nothing to embed: state input" if kind == "embed" else "state a prompt")
+        if not isinstance(given, str) and not (kind == "embed" and _are(str, given)):
+            raise InvalidInput("what is embedded must be a string, or for input a list of strings")
         extra = {"dimensions": body["dimensions"]} if body.get("dimensions") else {}
         return Request(kind, "/v1/embeddings", {"model": name, "input": given, **extra}, False)
     stream = body.get("stream", True) is not False
@@ -153,16 +158,18 @@ def translated(path: str, body: Mapping[str, Any], name: str, context: int) -> R
     messages = body.get("messages") or []
     if not messages:
         return None
-    if not isinstance(messages, list) or not all(isinstance(item, dict) for item in messages):
+    if not _are(dict, messages):
         raise InvalidInput("messages must be a list of objects")
     made["messages"] = [_message(item) for item in messages]
-    if body.get("tools"):
-        made["tools"] = body["tools"]
+    if tools := body.get("tools"):
+        if not _are(dict, tools):
+            raise InvalidInput("tools must be a list of objects")
+        made["tools"] = tools
     return Request(kind, "/v1/chat/completions", made, stream)
 
 
 def _generate(body: Mapping[str, Any], made: dict[str, Any], stream: bool) -> Request | None:
-    prompt = body.get("prompt") or ""
+    prompt = _string(body, "prompt")
     for unknown in ("suffix", "template", "context"):
         if body.get(unknown):
             raise InvalidInput(f"{unknown} is not supported: the model's own chat template is used")
@@ -170,21 +177,29 @@ def _generate(body: Mapping[str, Any], made: dict[str, Any], stream: bool) -> Re
         return None
     if body.get("raw"):
         return Request("generate", "/v1/completions", {**made, "prompt": prompt}, stream)
-    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    system = [{"role": "system", "content": said}] if (said := _string(body, "system")) else []
     user = _message({"role": "user", "content": prompt, "images": body.get("images")})
     return Request("generate", "/v1/chat/completions", {**made, "messages": [*system, user]}, stream)
 
 
-def options(given: Mapping[str, Any], context: int) -> dict[str, Any]:
-    """Ollama's options as parameters of a request. Raises `InvalidInput` for one that a request cannot change."""
+def options(given: Any, context: int) -> dict[str, Any]:
+    """Ollama's options as parameters of a request. Raises `InvalidInput` for one that a request cannot change, and for
+    values that are none."""
     made: dict[str, Any] = {}
+    if not isinstance(given, dict):
+        raise InvalidInput("options must be an object")
     for key, value in given.items():
         if value is None:
             continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON does not tell the two apart
         if key == "num_ctx":
-            if not isinstance(value, int) or value > context:
+            if not _is_whole(value):
+                raise InvalidInput("num_ctx must be a whole number")
+            if value > context:
                 raise InvalidInput(f"num_ctx {value} is more than the {context} tokens this model is served with")
         elif key in _OPTIONS:
+            _check_option(key, value)
             if key != "num_predict" or value >= 0:
                 made[_OPTIONS[key]] = value
         else:
@@ -192,6 +207,33 @@ def options(given: Mapping[str, Any], context: int) -> dict[str, Any]:
                 f"option {key[:80]!r} cannot be set by a request: it belongs on the runner's command line"
             )
     return made
+
+
+def _check_option(key: str, value: Any) -> None:
+    if key == "stop":
+        if not isinstance(value, str) and not _are(str, value):
+            raise InvalidInput("stop must be a string or a list of strings")
+    elif key in ("num_predict", "top_k", "seed", "repeat_last_n"):
+        if not _is_whole(value):
+            raise InvalidInput(f"{key} must be a whole number")
+    elif not isinstance(value, float) and not _is_whole(value):
+        raise InvalidInput(f"{key} must be a number")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(item, kind) for item in values)
+
+
+def _string(given: Mapping[str, Any], key: str) -> str:
+    """A string that may be left out. Raises `InvalidInput`."""
+    value = given.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"{key} must be a string")
+    return value or ""
 
 
 def _format(given: Any) -> dict[str, Any]:
@@ -205,31 +247,33 @@ def _format(given: Any) -> dict[str, Any]:
 
 
 def _message(given: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {"role": given.get("role", "user"), "content": given.get("content") or ""}
-    if given.get("images"):
-        parts = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in given["images"]]
+    made: dict[str, Any] = {"role": _string(given, "role") or "user", "content": _string(given, "content")}
+    if images := given.get("images"):
+        if not _are(str, images):
+            raise InvalidInput("images must be a list of strings, written as base64")
+        parts = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in images]
         made["content"] = [{"type": "text", "text": made["content"]}, *parts]
-    if given.get("tool_calls"):
-        made["tool_calls"] = [
-            {
-                "id": f"call_{at}",
-                "type": "function",
-                "function": {
-                    "name": call["function"]["name"],
-                    "arguments": json.dumps(call["function"].get("arguments") or {}),
-                },
-            }
-            for at, call in enumerate(given["tool_calls"])
-        ]
+    if calls := given.get("tool_calls"):
+        if not _are(dict, calls):
+            raise InvalidInput("tool_calls must be a list of objects")
+        made["tool_calls"] = [_called(at, call) for at, call in enumerate(calls)]
     if given.get("role") == "tool":
         made["tool_call_id"] = given.get("tool_call_id") or "call_0"
     return made
 
 
-def _data_url(image: Any) -> str:
+def _called(at: int, call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidInput("each of tool_calls must have a function with a name")
+    arguments = json.dumps(function.get("arguments") or {})
+    return {"id": f"call_{at}", "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _data_url(image: str) -> str:
     try:
-        head = base64.b64decode(str(image)[:16])
-    except binascii.Error:
+        head = base64.b64decode(image[:16])
+    except ValueError:
         raise InvalidInput("images must be written as base64") from None
     kind = next((name for magic, name in _IMAGES.items() if head.startswith(magic)), "jpeg")
     return f"data:image/{kind};base64,{image}"
@@ -251,15 +295,17 @@ def seconds(keep_alive: Any) -> float | None:
     `InvalidInput`."""
     if keep_alive is None or keep_alive == "":
         return None
-    if isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool):
-        return float(keep_alive)
     text = str(keep_alive)
+    if (isinstance(keep_alive, float) or _is_whole(keep_alive)) and -LONGEST <= keep_alive <= LONGEST:
+        return float(keep_alive)
     if re.fullmatch(r"-?[0-9]{1,9}", text):
         return float(text)
     match = _DURATION.fullmatch(text)
-    if match is None:
-        raise InvalidInput(f"keep_alive must be seconds or a duration such as 5m, not {text[:40]!r}")
-    length = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match[2]))
+    length = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match[2])) if match else math.inf
+    if match is None or length > LONGEST:
+        raise InvalidInput(
+            f"keep_alive must be seconds or a duration such as 5m, not above 100 years, and not {text[:40]!r}"
+        )
     return -length if match[1] else length
 
 

@@ -8,6 +8,7 @@ have their names in the store, the manifest gets its own, as after a pull.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -29,7 +30,7 @@ from runner.delta import local_chunks
 from runner.engines.vllm import STREAM_SOCKET
 from runner.model import ModelFile
 from runner.pull import Found, fetch
-from runner.store import Store
+from runner.store import Store, clone_or_copy
 from runner.stream.filling import Filling
 from runner.stream.incoming import Incoming
 from runner.stream.server import Server
@@ -133,11 +134,22 @@ class Streaming:
         final = self._store.blob(file.blob.digest)
         return final if final.is_file() else Blobs(self._store.root).partial(file.blob.digest)
 
-    def _link(self, file: ModelFile, target: Path) -> None:
+    def _link(self, file: ModelFile, target: Path, *, again: bool = True) -> None:
         try:
             os.link(self._path(file), target)
-        except FileNotFoundError:  # it has just got its name
-            os.link(self._path(file), target)
+        except FileNotFoundError:
+            if not again:
+                raise
+            self._link(file, target, again=False)  # it has just got its name
+        except OSError as error:  # EPERM: a file system without links, or a file of another user
+            if error.errno not in (errno.EXDEV, errno.EPERM):
+                raise
+            if not self._store.blob(file.blob.digest).is_file():
+                raise StowageError(
+                    f"{file.path}: {self._store.root} cannot link files ({error.strerror}), so nothing can be loaded "
+                    "while it arrives: leave --stream away"
+                ) from None
+            clone_or_copy(self._store.blob(file.blob.digest), target)
 
     def _finish(self) -> None:
         try:
@@ -171,6 +183,8 @@ def check_streamable(found: Found, engine: str) -> None:
     reference, instead = found.reference, "leave --stream away, or runner pull it first"
     if engine != "vllm" or found.model.config.format != "safetensors":
         raise InvalidInput(f"--stream is for safetensors on vLLM, and {reference} runs on {engine}: leave it away")
+    if found.stored:
+        return  # nothing will be streamed
     if index_digest(found.model.manifest) is None:
         raise InvalidInput(
             f"{reference} has no tensor index to prove its parts by (it was packed without one): {instead}"

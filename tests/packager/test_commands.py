@@ -191,11 +191,12 @@ def test_keys_and_signatures(packager, tiny: Path, tmp_path: Path, registry: str
     "options",
     [
         ("--sign", ""), ("--sign-keyless", "--identity-token", ""), ("--identity-token", ""), ("--precision", ""),
+        ("--identity-token", "given without --sign-keyless"),
         ("--format", "gguf", "--precision", ""), ("--base", ""), ("--created", ""), ("--builder", ""),
         ("--push", "--delta-from", ""), ("--sign-keyless", "--trust-config", "", "--identity-token", "x"),
     ],
 )  # fmt: skip
-def test_an_option_that_is_empty_is_no_option_left_out(packager, tiny: Path, options: tuple[str, ...]) -> None:
+def test_an_option_that_is_empty_or_alone_is_no_option_left_out(packager, tiny: Path, options: tuple[str, ...]) -> None:
     """A variable that a script did not set must not end in an unsigned artifact, or in another one."""
     packager.fails(2, "pack", tiny, "127.0.0.1:9/ai/tiny", *options)
     assert packager.stored == []

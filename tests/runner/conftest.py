@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def _tag(layout: Path, safetensors: bool) -> str:
 def store(tmp_path: Path) -> Path:
     """Where this test's store is."""
     return tmp_path / "store"
+
+
+@pytest.fixture
+def echo_engine(tmp_path: Path) -> tuple[str, ...]:
+    """Options for an engine that is there at once, and answers with what it was asked."""
+    program = tmp_path / "llama-server"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("echo_engine.py")} "$@"\n')
+    program.chmod(0o755)
+    return "--engine-path", str(program), "--sandbox", "off"
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request. The id ``break-head`` gets no answer, ``break-event`` one event and a half of a stream."""
+    """One request. The id ``break-head`` gets no answer, ``break-event`` one event and a half of a stream, ``hold`` as
+    much, and then nothing for as long as somebody waits."""
 
     protocol_version = "HTTP/1.1"
 
@@ -21,7 +22,10 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers["x-request-id"]
         if wanted == "break-head":
             self.close_connection = True
-        elif wanted == "break-event":
+        elif wanted in ("break-event", "hold"):
+            self._begin()
+            if wanted == "hold":
+                self.connection.recv(1)
             self._break_off()
         else:
             told = {"target": self.path, "headers": dict(self.headers), "body": base64.b64encode(body).decode()}
@@ -34,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _break_off(self) -> None:
+    def _begin(self) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -42,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         for piece in (b'data: {"choices": []}\n\n', b'data: {"choices": [{"delta": {"content": "ha'):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.wfile.flush()
+
+    def _break_off(self) -> None:
         self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
 

@@ -124,6 +124,28 @@ def test_the_policy_decides_on_adapters_too(store, gguf_reference, layout, adapt
     assert "no-rule" in error_line(refused)
 
 
+def test_engines_and_flags_are_limited_for_adapters_too(store, gguf_reference, layout, adapter, tmp_path):
+    """By the rule for the adapter, when the one for its base lets everything be used."""
+    policy, serve = tmp_path / "policy.yaml", ("serve", gguf_reference, "--lora", adapter, "--listen", "127.0.0.1:0")
+    for limit, why in (("engines: ['vllm']", "engine-not-allowed"), ("flags: ['--seed']", "flag-not-allowed")):
+        policy.write_text(
+            f"version: 1\nrules:\n- {{match: ['oci:{layout.resolve()}'], require: nothing}}\n"
+            f"- {{name: adapters, match: ['oci:{tmp_path}/speech'], require: nothing, {limit}}}\n"
+        )
+        refused = call(store, *serve, "--policy", str(policy), "--", "--temp", "1", status=3)
+        assert f"{why}: rule 'adapters': " in error_line(refused)
+    assert not list(store.glob("blobs/*/*"))
+
+
+def test_adapters_of_what_is_served_stay_in_the_store(serve, store, gguf_reference, adapter):
+    serving = serve(gguf_reference, "--lora", adapter, "--lazy").wait_ready()
+    refused = error_line(call(store, "rm", adapter, status=1))
+    assert f"{adapter} is an adapter of {gguf_reference}, which is being served: stop that first" in refused
+    assert json_of(call(store, "prune", "--keep-size", "0", "--json"))["models"] == []
+    serving.stop()
+    call(store, "rm", adapter)
+
+
 def test_vllm_gets_adapters_by_name_and_room_for_their_rank(store, safetensors_reference, tmp_path, config):
     from tests.runner.test_dispatch import fake_environment
 

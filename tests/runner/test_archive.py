@@ -96,6 +96,17 @@ def test_a_keyless_signature_is_verified_where_there_is_no_network(store, tmp_pa
     assert "unknown-signer" in error_line(call(other, "verify", reference, "--policy", str(carried), status=3))
 
 
+def test_what_cannot_be_saved_is_said_before_anything_is_written(signed, store, tmp_path):
+    refused = error_line(call(store, "save", signed, f"{tmp_path}/nowhere/m.tar", status=2))
+    assert f"{tmp_path}/nowhere/m.tar: there is no folder {tmp_path}/nowhere" in refused
+    policy = tmp_path / "keys" / "octal.yaml"
+    text = POLICY.replace("KEY", "k.pub")
+    policy.write_text(text.replace("any-of: [release]", "at-least: {count: 01, of: [release]}"))
+    refused = error_line(call(store, "save", signed, str(tmp_path / "m.tar"), "--policy", str(policy), status=2))
+    assert f"{policy}:3: " in refused and "must be a whole number" in refused
+    assert not (tmp_path / "m.tar").exists()
+
+
 def test_other_tools_read_it(signed, store, tmp_path):
     call(store, "save", signed, str(tmp_path / "m.tar"))
     (tmp_path / "out").mkdir()

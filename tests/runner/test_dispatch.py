@@ -249,3 +249,15 @@ def test_a_llama_server_binary_can_be_named(tmp_path):
     binary.chmod(0o755)
     command = LlamaCpp(binary).command(model("m.gguf"), Options("n", 64))
     assert (command.argv[0], command.version) == (str(binary), "version: 4242 (abc)")
+
+
+def test_a_binary_named_by_a_bare_name_is_the_one_in_this_folder(tmp_path, monkeypatch):
+    """Not one that is called so on PATH."""
+    for folder, version in (("here", 1), ("bin", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "llama-server").write_text(f"#!/bin/sh\necho 'version: {version}' >&2\n")
+        (tmp_path / folder / "llama-server").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path / "here")
+    command = LlamaCpp(Path("./llama-server")).command(model("m.gguf"), Options("n", 64))
+    assert (command.argv[0], command.version) == (f"{tmp_path}/here/llama-server", "version: 1")

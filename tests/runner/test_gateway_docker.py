@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import httpx
@@ -66,6 +67,9 @@ def test_configurations_that_are_refused(serve, gguf_reference):
             ({"raw-runtime-flags": "--log-file /tmp/x"}, "flag-denied"),
             ({"mode": "painting"}, "invalid"),
             ({"contextsize": 5}, "invalid"),
+            ({"gpus": 5}, "invalid"),
+            ({"raw-runtime-flags": 5}, "invalid"),
+            ({"runtime-flags": "--parallel"}, "invalid"),
         ):
             refused = client.post("/engines/_configure", json={"model": gguf_reference, **body})
             assert refused.status_code == 400
@@ -73,6 +77,33 @@ def test_configurations_that_are_refused(serve, gguf_reference):
         tensor = {"model": gguf_reference, "runtime-flags": ["--tensor-parallel-size", "2"]}
         assert client.post("/engines/llama.cpp/_configure", json=tensor).status_code == 400
         assert client.post("/engines/_configure", json={"model": "other/model:v1"}).status_code == 404
+
+
+def test_a_model_that_answers_is_not_changed_under_any_of_its_names(
+    serve, store, gguf_reference, echo_engine, tmp_path
+):
+    serving = serve(gguf_reference, *echo_engine).wait_ready()
+    path, _, tag = gguf_reference.removeprefix("oci:").rpartition(":")
+    shutil.copytree(path, tmp_path / "other")
+    call(store, "pull", other := f"oci:{tmp_path}/other:{tag}")  # the store's name for it, and not the runner's
+    with httpx.Client(base_url=serving.url, timeout=60) as client:
+        body = {"model": other, "context-size": 512}
+        with client.stream("POST", "/v1/chat/completions", json={}, headers={"x-request-id": "hold"}) as answer:
+            events = answer.iter_lines()
+            assert next(events)
+            for name in (other, gguf_reference, digest_of(store)):
+                refused = client.post("/engines/_configure", json={**body, "model": name})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (409, "busy")
+            assert client.get("/engines/ps").json()[0]["in_use"]
+
+        def changed() -> httpx.Response:
+            return client.post("/engines/_configure", json=body)
+
+        wait_until(lambda: not client.get("/engines/ps").json()[0]["in_use"])
+        command = changed().json()["command"]
+        assert f" {echo_engine[1]} " in command and "--ctx-size 2048" in command
+        assert complete(client, gguf_reference).json()["target"] == "/v1/completions"
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [gguf_reference]
 
 
 def test_names_and_configurations_outlive_a_restart(serve, store, gguf_reference):

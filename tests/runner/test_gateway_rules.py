@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,22 @@ def test_only_the_whole_key_matches(tmp_path):
     assert file.match(key) is None
 
 
+def test_keys_that_are_made_and_removed_at_once_do_not_undo_each_other(tmp_path):
+    path = tmp_path / "keys.json"
+
+    def at_once(*changes):
+        with ThreadPoolExecutor(len(changes)) as pool:
+            for done in [pool.submit(change) for change in changes]:
+                done.result()
+
+    at_once(*(partial(KeyFile(path).add, f"key{number}", ["infer"]) for number in range(8)))
+    assert len(KeyFile(path).keys()) == 8
+    for number in range(8):
+        at_once(partial(KeyFile(path).remove, f"key{number}"), partial(KeyFile(path).add, f"new{number}", ["infer"]))
+    left = KeyFile(path).keys()
+    assert [key.name for key in left] == [f"new{number}" for number in range(8)]
+
+
 def test_a_bucket_lets_its_rate_pass():
     bucket = Bucket(60, 0.0)
     assert [bucket.take(0.0) for _ in range(60)] == [0.0] * 60
@@ -100,9 +119,51 @@ def test_options_become_parameters():
     made = options({"num_predict": 5, "top_k": 2, "num_ctx": 10, "seed": None}, 10)
     assert made == {"max_tokens": 5, "top_k": 2}
     assert options({"num_predict": -1}, 10) == {}
-    for wrong in ({"num_ctx": 11}, {"mirostat": 1}):
+    assert options({"num_predict": 5.0, "stop": ["a"], "top_p": 1}, 10) == {"max_tokens": 5, "stop": ["a"], "top_p": 1}
+    for wrong in (
+        {"num_ctx": 11}, {"mirostat": 1}, {"num_ctx": True}, {"num_predict": "5"}, {"num_predict": 0.5}, {"stop": 5},
+        {"top_p": "high"}, "x",
+    ):  # fmt: skip
         with pytest.raises(InvalidInput):
             options(wrong, 10)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries({}, optional=dict.fromkeys(("role", "content", "images", "tool_calls"), JSON))
+ASKED = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("input", "prompt", "system", "format", "think", "tools", "images", "keep_alive"), JSON),
+        "options": JSON | st.dictionaries(st.sampled_from(["num_predict", "num_ctx", "stop", "top_p", "seed"]), JSON),
+        "messages": JSON | st.lists(MESSAGE, max_size=2),
+    },
+)
+
+
+@given(st.sampled_from(["chat", "generate", "embed", "embeddings"]), ASKED)
+def test_whatever_ollamas_clients_send_is_translated_or_refused(route, body):
+    with suppress(InvalidInput):
+        asked = translated(f"/api/{route}", body, "m", 10)
+        assert asked is None or json.dumps(asked.body)
+    with suppress(InvalidInput):
+        length = keep_alive(body.get("keep_alive"))
+        assert length is None or time.gmtime(time.time() + length)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{}]}, {"tool_calls": "x"}, {"tool_calls": [{"function": {"name": 5}}]}, {"images": [5]},
+        {"images": ["é"]}, {"content": {}}, {"role": 1},
+    ],
+)  # fmt: skip
+def test_messages_that_are_none(message):
+    with pytest.raises(InvalidInput):
+        translated("/api/chat", {"messages": [message]}, "m", 10)
 
 
 def test_images_tools_and_formats_become_what_openai_has():

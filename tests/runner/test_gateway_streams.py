@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import signal
-import sys
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,12 +107,9 @@ def test_a_killed_engine_ends_every_stream_with_an_error_of_its_dialect(serve, g
 
 
 @pytest.fixture
-def echo(serve: Callable[..., Serving], tmp_path: Path, gguf_reference: str) -> Serving:
+def echo(serve: Callable[..., Serving], echo_engine: tuple[str, ...], gguf_reference: str) -> Serving:
     """A runner whose engine answers with what it was asked."""
-    program = tmp_path / "llama-server"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("echo_engine.py")} "$@"\n')
-    program.chmod(0o755)
-    return serve(gguf_reference, "--engine-path", str(program), "--sandbox", "off").wait_ready()
+    return serve(gguf_reference, *echo_engine).wait_ready()
 
 
 def test_what_is_asked_reaches_the_engine_unchanged(echo, gguf_reference):
@@ -166,3 +164,42 @@ def test_no_answer_is_an_error_in_both_dialects(echo, gguf_reference):
     answer = httpx.post(f"{echo.url}/api/generate", json=body, headers=silent, timeout=60)
     assert answer.status_code == 503
     assert "did not answer" in answer.json()["error"]
+
+
+def test_heads_and_bodies_are_bounded(echo, gguf_reference):
+    """Before anybody is asked who they are."""
+    head, place = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n", ("127.0.0.1", echo.port)
+    chunked = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    for parts in (
+        [head + b"x: " + b"y" * 70_000 + b"\r\n\r\n"],
+        [head + b"x: ", *[b"y" * 10_000] * 60],
+        [b"GET /" + b"y" * 70_000],
+        [chunked + b"2\r\n{}\r\n0\r\nx: ", *[b"y" * 10_000] * 60],
+    ):
+        with socket.create_connection(place, 30) as client:
+            for part in parts:
+                client.sendall(part)
+                if select.select([client], [], [], 0.05)[0]:
+                    break
+            assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+    with httpx.Client(base_url=echo.url, timeout=60) as client:
+        for number in (1, 200):
+            headers = {f"x-{at}": "y" * 250 for at in range(number)}
+            body = {"model": gguf_reference, "prompt": "z" * 300_000}
+            assert client.post("/v1/completions", json=body, headers=headers).status_code == 200
+        large = b" " * (64 * 1024 * 1024 + 1)
+        for path in ("/api/chat", "/api/pull", "/engines/unload"):
+            assert client.post(path, content=large).status_code == 413
+
+
+def test_what_ollamas_clients_must_not_say_is_their_mistake(echo, gguf_reference):
+    with httpx.Client(base_url=echo.url, timeout=60) as client:
+        for wrong in (
+            {"options": "x"}, {"options": {"num_predict": "5"}}, {"images": 5}, {"keep_alive": 1e300},
+            {"keep_alive": "9999999999h"}, {"prompt": ["a"]}, {"system": 5}, {"model": "\ud800"},
+        ):  # fmt: skip
+            body = {"model": gguf_reference, "prompt": "a", **wrong}
+            refused = client.post("/api/generate", content=json.dumps(body), headers={"x-request-id": "break-head"})
+            assert refused.status_code == (404 if "model" in wrong else 400), wrong
+            assert isinstance(refused.json()["error"], str)
+        assert client.get("/api/ps").json()["models"][0]["name"] == gguf_reference

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints.tiny import write_tiny_llama
 from tests.runner.code import make_key, pack_model_with_code, packager, write_policy
 from tests.runner.commands import BIN, call, environment, error_line, json_of
 from tests.runner.test_dispatch import fake_environment
@@ -44,6 +45,11 @@ def test_code_is_refused_unless_a_policy_grants_it(store, root, coded):
     assert told["grant"] == grant and told["trace"][-1]["kind"] == "grant"
     refused = call(store, "verify", coded, "--policy", str(silent), status=3)
     assert "no policy grants" in error_line(refused)
+    assert refused.stdout.startswith("refused not-granted ") and "no policy grants" not in refused.stdout
+    refused = call(store, "verify", coded, "--policy", str(silent), "--json", status=3)
+    told = json_of(refused)
+    assert (told["allowed"], told["code"]) == (False, "not-granted")
+    assert error_line(refused) == f"error: {told['reason']}"
     assert [item["digest"] for item in json_of(call(store, "list", "--json"))] == [pulled["digest"]]
 
 
@@ -79,6 +85,26 @@ def test_code_that_no_scan_waved_through_is_not_granted(store, root, coded, tmp_
     policy = tmp_path / "policy.yaml"
     policy.write_text(write_policy(root, "granting", ALLOW).read_text().replace(f"{root}/key.pub", "other.pub"))
     assert "no policy grants" in error_line(call(store, "pull", coded, "--policy", str(policy), status=3))
+
+
+def test_verify_says_its_verdict_once_and_what_it_rests_on(store, root):
+    """What `pack --sign` attests is no signature, and no error where nobody asks for it."""
+    place = f"oci:{root}/attested"
+    packager(root, "pack", str(write_tiny_llama(root / "tiny")), f"{place}:v1", "--sign", str(root / "key.key"))
+    silent, warning = write_policy(root, "silent", ""), write_policy(root, "warning", ", mode: warn")
+    told = call(store, "verify", f"{place}:v1", "--policy", str(silent)).stdout.splitlines()
+    assert told[0].startswith(f"allowed {place}@sha256:")
+    assert [line.split()[0] for line in told[1:]] == ["signature", "signature", "rule", "and"]
+    assert told[-1] == "  and 3 attestations that no rule asks for"
+    other = root / "other.yaml"
+    other.write_text(silent.read_text().replace("'**'", "'elsewhere'"))
+    refused = call(store, "verify", f"{place}:v1", "--policy", str(other), status=3)
+    assert refused.stdout.startswith(f"refused no-rule {place}@sha256:")
+    assert (refused.stdout + refused.stderr).count("no rule of the policy is about this reference") == 1
+    packager(root, "keygen", str(root / "stranger"))
+    warning.write_text(warning.read_text().replace(f"{root}/key.pub", f"{root}/stranger.pub"))
+    warned = call(store, "verify", f"{place}:v1", "--policy", str(warning)).stdout
+    assert warned.startswith(f"allowed with a warning: unknown-signer {place}@sha256:")
 
 
 def test_engines_and_flags_are_limited(store, root, gguf_reference):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,19 @@ import pytest
 
 from artifact.layout import LayoutRepository
 from tests.runner.code import make_key, packager
-from tests.runner.commands import Serving, call, chat_request, json_of, wait_until
+from tests.runner.commands import (
+    BIN,
+    Serving,
+    call,
+    chat_request,
+    environment,
+    error_line,
+    free_port,
+    is_healthy,
+    json_of,
+    processes_in,
+    wait_until,
+)  # fmt: skip
 
 pytestmark = pytest.mark.engine
 
@@ -108,3 +122,47 @@ def test_a_model_that_comes_later_is_judged_by_the_policy_as_it_is(
     policy(revoked(signed))
     refused = chat(serving)
     assert (refused.status_code, "revoked-digest" in refused.text) == (403, True)
+
+
+def test_a_revoked_model_is_stopped_when_nobody_reads_what_is_said(
+    store: Path, signed: Path, policy: Callable[..., Path], echo_engine: tuple[str, ...]
+) -> None:
+    """As under a terminal, a pager or a shipper of logs that has gone away."""
+    address = f"127.0.0.1:{free_port()}"
+    options = ("--policy", str(policy("on-revocation: stop")), "--listen", address, *echo_engine)
+    reader, writer = os.pipe()
+    command = [str(BIN / "runner"), "serve", f"oci:{signed}/layout:v1", *options]
+    with subprocess.Popen(command, env=environment(store), stdout=subprocess.DEVNULL, stderr=writer) as process:
+        wait_until(lambda: is_healthy(f"http://{address}"), 60)
+        for end in (reader, writer):
+            os.close(end)
+        policy(f"on-revocation: stop\n{revoked(signed)}")
+        try:
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
+    assert not processes_in(store)
+
+
+def test_the_policy_of_the_environment_is_kept_for_the_next_start(
+    serve: Callable[..., Serving],
+    store: Path,
+    signed: Path,
+    policy: Callable[..., Path],
+    echo_engine: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    file, other = policy(), tmp_path / "other.yaml"
+    first = serve(f"oci:{signed}/layout:v1", *echo_engine, STOWAGE_POLICY=file.name).wait_ready()
+    first.stop()
+    policy(revoked(signed))
+    address = ("--listen", f"127.0.0.1:{first.port}")
+    assert "revoked-digest" in error_line(call(store, "serve", *address, status=3))
+
+    other.write_text("version: 1\nrules: [{name: all, match: ['**'], require: nothing}]\n")
+    stated = serve(*address, "--policy", str(other), STOWAGE_POLICY=str(file))
+    wait_until(lambda: is_healthy(first.url), 60)
+    assert f"{other} decides from now on, no longer {file}" in stated.stderr()
+    stated.stop()
+    told = call(store, "serve", *address, status=3, STOWAGE_POLICY=str(file))
+    assert f"{file} decides from now on, no longer {other}" in told.stderr

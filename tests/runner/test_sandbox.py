@@ -232,7 +232,7 @@ def test_inspect_ps_and_the_log_say_what_is_in_force(serve, store, gguf_referenc
     assert "Landlock" in run["models"][0]["sandbox"]
     (log,) = (store / "logs").glob("*.log")
     assert "# sandbox: its own files only (Landlock" in log.read_text(errors="replace")
-    call(store, "inspect", gguf_reference, "--sandbox", "some", status=0)
+    call(store, "inspect", gguf_reference, "--sandbox", "some", status=2)
     assert "--sandbox must be" in call(store, "serve", gguf_reference, "--sandbox", "some", status=2).stderr
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -160,6 +161,29 @@ def test_an_engine_loads_while_the_model_arrives(serve, store, engine, place, pa
     wait_until(lambda: again.process.poll() is not None, 60)
     assert "is in the store: there is nothing to stream" in again.stderr()
     assert "--load-format safetensors" in again.stderr()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder on another file system than the tests' own."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        pytest.skip("there is no /dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory, prefix="stowage-") as folder:
+        yield Path(folder)
+
+
+def test_what_another_file_system_has_is_copied(serve, store, engine, place, packed, elsewhere, tmp_path):
+    if elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("both folders are on one file system")
+    shared = layers(packed)["two.safetensors"].read_bytes()
+    layout = LayoutRepository(tmp_path / "shared")
+    push_model(tmp_path / "shared", [file_layer(layout, "two.safetensors", shared)])
+    call(elsewhere / "store", "pull", f"oci:{tmp_path}/shared:v1")
+    system = {"STOWAGE_SYSTEM_STORE": str(elsewhere / "store")}
+    serving = serve(name_in(place), "--stream", "--engine-path", str(engine), *FLAGS, **system).wait_ready()
+    assert seen_by_the_engine(serving) == tensors(packed)
+    assert "streamed" in serving.stderr()
 
 
 def test_wrong_bytes_are_never_seen(serve, store, engine, place, packed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import openai
 import pytest
 
 from artifact.layout import LayoutRepository
+from runner.state import registered, running
 from tests.runner.commands import BIN, call, chat_request, error_line, json_of, packager, processes_in, wait_until
 from tests.runner.crafted import file_layer, gguf_without_tensors_it_needs, push_model
 
@@ -135,7 +137,7 @@ def test_gpu_memory_is_counted_on_the_gpus_that_were_chosen(serve, store, gguf_r
     listen = ("--listen", "127.0.0.1:0")
     short = call(store, "serve", gguf_reference, *listen, "--gpus", "1", *layers, status=1, PATH=two_gpus)
     assert "and 50.0 MiB on GPU 1 are free" in error_line(short).replace("50.00", "50.0")
-    absent = call(store, "serve", gguf_reference, *listen, "--gpus", "0,4", *layers, status=1, PATH=two_gpus)
+    absent = call(store, "serve", gguf_reference, *listen, "--gpus", "0,4", *layers, status=2, PATH=two_gpus)
     assert "--gpus 0,4: there is no GPU 4 here, only 0, 1" in error_line(absent)
     for gpus in ("0", "all"):
         serving = serve(gguf_reference, "--gpus", gpus, *layers, PATH=two_gpus).wait_ready()
@@ -184,6 +186,64 @@ def test_requests_under_way_are_finished_before_the_runner_stops(serve, store, g
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert serving.process.wait(20) == 0
+
+
+def test_a_closed_terminal_stops_the_runner_as_an_order_does(serve, store, gguf_reference, echo_engine):
+    """With the time that requests may take, which ``runner stop`` knows."""
+    serving = serve(gguf_reference, "--drain", "75", *echo_engine).wait_ready()
+    assert [run.drain for run in running(store)] == [75]
+    serving.process.send_signal(signal.SIGHUP)
+    assert serving.process.wait(20) == 0
+    assert not processes_in(store)
+
+
+def test_a_runner_of_before_gets_the_signal_it_knows(store):
+    with registered(store) as registration:
+        registration.write("127.0.0.1:1", [])
+        assert [run.news for run in running(store)] == [signal.SIGUSR1]
+        path = registration.folder / "state.json"
+        state = json.loads(path.read_bytes())
+        path.write_text(json.dumps({key: value for key, value in state.items() if key not in ("news", "drain")}))
+        assert [run.news for run in running(store)] == [signal.SIGHUP]
+
+
+def kill_engine(store: Path) -> None:
+    os.kill(max(processes_in(store)), signal.SIGKILL)
+
+
+def test_a_crash_is_seen_although_the_log_is_gone(serve, store, gguf_reference, echo_engine):
+    serving = serve(gguf_reference, *echo_engine).wait_ready()
+    for log in (store / "logs").iterdir():
+        log.unlink()
+    kill_engine(store)
+    wait_until(lambda: "killed by signal 9 while serving" in serving.stderr())
+    assert "and wrote nothing" in serving.stderr()
+    serving.wait_ready()
+    assert ask(serving.url, gguf_reference).status_code == 200
+
+
+def test_a_restart_waits_for_a_policy_that_cannot_be_read(serve, store, gguf_reference, echo_engine, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nrules: [{name: all, match: ['**'], require: nothing}]\n")
+    serving = serve(gguf_reference, "--policy", str(policy), "--max-restarts", "1", *echo_engine).wait_ready()
+    policy.rename(tmp_path / "away")
+    kill_engine(store)
+    wait_until(lambda: f"cannot read policy {policy}" in serving.stderr() and "tried again in 1 s" in serving.stderr())
+    assert states(store) == {gguf_reference: "waiting"}
+    (tmp_path / "away").rename(policy)
+    serving.wait_ready()
+    assert ask(serving.url, gguf_reference).status_code == 200
+
+
+def test_what_is_served_is_written_down_as_soon_as_it_can_be(serve, store, gguf_reference, echo_engine):
+    serving = serve(gguf_reference, *echo_engine).wait_ready()
+    (state,) = (store / "run").glob("*/state.json")
+    state.unlink()
+    state.mkdir()  # as little to be written as on a full disk
+    httpx.post(f"{serving.url}/engines/unload", json={"all": True}, timeout=30).raise_for_status()
+    wait_until(lambda: "until this is mended" in serving.stderr())
+    state.rmdir()
+    wait_until(lambda: states(store) == {gguf_reference: "unloaded"})
 
 
 @pytest.mark.parametrize(("option", "value"), [("--idle-timeout", "soon"), ("--memory", "much"), ("--memory", "-1GiB")])

@@ -85,6 +85,8 @@ def test_ls_and_status_write_nothing_but_json(plugin, local):
     }
     inside = "http://172.17.0.1:12434/engines/v1/"
     assert json.loads(plugin("status", "--json", merged=True, STOWAGE_MODEL_ENDPOINT=inside))["endpoint"] == inside
+    by_name = json.loads(plugin("status", "--json", STOWAGE_MODEL_LISTEN=f"localhost:{plugin.port}"))
+    assert by_name["endpoint"] == status["endpoint"]
     models = {tag: model for model in json.loads(plugin("ls", "--json", merged=True)) for tag in model["tags"]}
     assert {name for name in models if "@" not in name} == {"ai/tiny", "ai/tiny:latest", "ai/other", "ai/other:latest"}
     for pinned in (f"{local}@{models[local]['id']}", f"{local}:latest@{models[local]['id']}"):
@@ -159,6 +161,26 @@ def test_the_provider_serves_until_it_goes_down(plugin, local, store):
     plugin.messages("compose", "--project-name=other", "down", "llm")
     assert running(store) == []
     plugin.messages("compose", "--project-name=other", "down", "llm")
+
+
+@pytest.mark.engine
+def test_a_model_that_is_refused_does_not_keep_others_from_stopping(plugin, local, store, tmp_path):
+    policies = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    services = ("first", "ai/tiny"), ("second", "ai/other")
+    for policy, (project, model) in zip(policies, services, strict=True):
+        policy.write_text("version: 1\nrules: [{name: all, match: ['**'], require: nothing}]\n")
+        up = ("compose", f"--project-name={project}", "up", f"--model={model}", "--context-size=64", "llm")
+        plugin(*up, STOWAGE_POLICY=str(policy))
+    with httpx.Client(base_url=f"http://127.0.0.1:{plugin.port}", timeout=60) as client:
+        told = json.loads(client.post("/models/create", json={"from": "ai/tiny"}).text)
+        assert (told["type"], told["code"]) == ("error", "no-one-policy")
+        refused = client.post("/engines/_configure", json={"model": "ai/tiny", "context-size": 32})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "no-one-policy")
+    policies[1].write_text("version: 1\nrules: [{name: none, match: ['none'], require: nothing}]\n")
+    plugin.messages("compose", "--project-name=first", "down", "llm")
+    assert [model.name for model in running(store)[0].models] == ["ai/other:latest"]
+    plugin.messages("compose", "--project-name=second", "down", "llm")
+    assert running(store) == []
 
 
 def test_the_provider_tells_errors_as_messages(plugin, local):
