@@ -145,8 +145,11 @@ class Administration:
 
     async def delete(self, stored: StoredModel, name: str) -> int:
         """Remove a name of a model from the store, and the model with the last one; return the bytes freed. Its engine
-        stops if it runs under that name. Raises `NotFound`."""
+        stops if it runs under that name. Raises `NotFound`, `Busy` for an adapter of a model that is served."""
         reference = absolute(Reference.parse(stored.name or name))
+        for other in self._fleet.deployments:
+            if any(adapter.found.model.digest == stored.model.digest for adapter in other.plan.adapters):
+                raise Busy(f"{name} is an adapter of {other.name}, which is being served: stop that first")
         current = self._fleet.get(stored.model.digest)
         if current is not None and str(reference) in current.aliases:
             current.call_it_no_more(str(reference))

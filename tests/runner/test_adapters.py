@@ -142,6 +142,9 @@ def test_adapters_of_what_is_served_stay_in_the_store(serve, store, gguf_referen
     refused = error_line(call(store, "rm", adapter, status=1))
     assert f"{adapter} is an adapter of {gguf_reference}, which is being served: stop that first" in refused
     assert json_of(call(store, "prune", "--keep-size", "0", "--json"))["models"] == []
+    with httpx.Client() as client:
+        kept = client.request("DELETE", f"{serving.url}/api/delete", json={"model": adapter})
+    assert kept.status_code == 409 and "is an adapter of" in kept.text
     serving.stop()
     call(store, "rm", adapter)
 
