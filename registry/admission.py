@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
+from artifact.digest import Digest
 from artifact.errors import Malformed
 from artifact.filepath import checked_paths
 from artifact.filetypes import is_code_name, is_unsafe_weight_name
@@ -32,6 +33,7 @@ _DOCKER_LAYER = "application/vnd.docker.ai."
 _WEIGHTS = ("application/vnd.cncf.model.weight.v1.", mediatypes.DOCKER_GGUF, mediatypes.DOCKER_SAFETENSORS)
 _DOCKER_CONFIGS = (mediatypes.DOCKER_MODEL_CONFIG_V01, mediatypes.DOCKER_MODEL_CONFIG_V02)
 _MODEL_LAYERS = ("application/vnd.cncf.model.", _DOCKER_LAYER)
+_MAX_DEPTH = 6  # levels of indexes
 _KINDS = {"code": is_code_name, "unsafe-weights": is_unsafe_weight_name}
 
 
@@ -75,17 +77,26 @@ class Admission:
                 raise Malformed(problem)
 
     def _lists_models(self, name: str, manifest: StoredManifest, index: Index) -> bool:
+        """Whether an index is or lists a model, at any depth; each manifest is read once, however often it is listed.
+        Raises `Malformed` where indexes are nested too deeply."""
         if is_model(manifest):
             return True
-        for item in index.manifests:
-            try:
-                listed = self._manifests.by_digest(name, item.digest)
-            except Missing:
-                continue
-            if is_model(listed) or (
-                isinstance(listed.document, Index) and self._lists_models(name, listed, listed.document)
-            ):
-                return True
+        level = seen = {item.digest for item in index.manifests}
+        for _ in range(_MAX_DEPTH):
+            below: set[Digest] = set()
+            for digest in level:
+                try:
+                    listed = self._manifests.by_digest(name, digest)
+                except Missing:
+                    continue
+                if is_model(listed):
+                    return True
+                if isinstance(listed.document, Index):
+                    below.update(item.digest for item in listed.document.manifests)
+            level = below - seen
+            seen = seen | level
+        if level:
+            raise Malformed(f"indexes list one another more than {_MAX_DEPTH} levels deep")
         return False
 
     def _config(self, name: str, document: Manifest) -> ModelConfig | None:

@@ -13,7 +13,7 @@ from artifact.digest import Digest
 from artifact.manifest import MAX_BYTES, Index
 from artifact.reference import referrers_tag
 from registry.manifests import Manifests, StoredManifest
-from registry.referrers import Referrers
+from registry.referrers import Referrers, subject_if_readable
 from registry.store.protocol import ObjectStore
 from registry.tags import Tags
 
@@ -34,8 +34,9 @@ class TaggedReferrers(Referrers):
 
     def remove(self, name: str, manifest: StoredManifest) -> None:
         super().remove(name, manifest)
-        if manifest.subject is not None:
-            self._write(name, manifest.subject)
+        subject = subject_if_readable(manifest)
+        if subject is not None:
+            self._write(name, subject)
 
     def _write(self, name: str, subject: Digest) -> None:
         """Point the tag at the listing as it is. Whoever writes looks again afterwards, so of several that write at

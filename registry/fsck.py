@@ -28,6 +28,7 @@ class Finding:
 
     Kinds: ``missing-blob`` (a record whose bytes are gone, or a manifest that needs a blob or manifest that is not
     there), ``wrong-bytes``, ``dangling-link`` (a link, tag or referrer entry to something that is not there),
+    ``unlisted-referrer`` (a manifest that is not among the referrers of its subject),
     ``orphan-data`` (bytes no record speaks of), ``orphan-upload`` (an upload that has expired or cannot continue),
     ``damaged`` (an object that cannot be read as what it should be), ``unlogged`` (a tag or entry that does not follow
     from the transparency log).
@@ -50,6 +51,7 @@ class Checker:
         self._data: set[str] = set()
         self._records: set[Digest] = set()
         self._manifests: set[tuple[str, Digest]] = set()
+        self._listed: set[str] = set()
         self._copies: dict[str, bool] = {}
         self._tags: dict[tuple[str, str], TagRecord] = {}
         self.objects = 0
@@ -61,6 +63,7 @@ class Checker:
         yield from self._blobs()
         yield from self._orphans()
         entries = list(self._list(keys.REPOSITORIES))
+        self._listed = {entry.key for entry in entries if "/_referrers/" in entry.key}
         for entry in entries:
             if "/_manifests/" in entry.key:
                 yield from self._guarded(entry, self._manifest)
@@ -149,6 +152,12 @@ class Checker:
             except Missing:
                 if not self._is_copy(name):  # what nobody has asked for yet is with the original
                     yield Finding("missing-blob", entry.key, f"{name}@{digest.short} needs {key}, which is not there")
+
+        subject = stored.subject
+        if subject is not None and keys.referrer(name, subject, digest) not in self._listed:
+            self._store.head(entry.key)  # or it was deleted since it was listed
+            message = f"{name}@{digest.short} is not listed as referring to {subject.short}: run registry gc"
+            yield Finding("unlisted-referrer", entry.key, message)
 
     def _is_copy(self, name: str) -> bool:
         if name not in self._copies:

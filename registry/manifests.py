@@ -11,7 +11,7 @@ from functools import cached_property
 from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
-from artifact.errors import Malformed, NotFound
+from artifact.errors import DigestMismatch, Malformed, NotFound
 from artifact.manifest import Index, Manifest
 from artifact.reference import is_tag
 from registry import keys
@@ -115,10 +115,10 @@ class Manifests:
         Raises `Malformed` and `ReferenceUnknown`."""
         document = manifest.document
         if isinstance(document, Index):
-            _each(lambda item: self._require_manifest(name, item), document.manifests)
+            _each(lambda item: self._require_manifest(name, item), _once(document.manifests))
         else:
             blobs = [item for item in (document.config, *document.layers) if not kept_elsewhere(item)]
-            _each(lambda item: self._require_blob(name, item), {item.digest: item for item in blobs}.values())
+            _each(lambda item: self._require_blob(name, item), _once(blobs))
 
     def _require_manifest(self, name: str, item: Descriptor) -> None:
         try:
@@ -147,20 +147,25 @@ class Manifests:
 
 
 def read_manifest(raw: bytes, content_type: str, digest: Digest | None) -> StoredManifest:
-    """What was pushed, as `digest` or else as its sha256. Raises `Malformed` for a type that is no manifest, and if
-    the bytes are not those the digest names."""
+    """What was pushed, as `digest` or else as its sha256. Raises `Malformed` for a type that is no manifest, and
+    `DigestMismatch` if the bytes are not those the digest names."""
     if content_type not in mediatypes.MANIFESTS:
         raise Malformed(f"not a manifest type this registry takes: {content_type[:100]!r}")
     if digest is None:
         digest = Digest("sha256", hashlib.sha256(raw).hexdigest())
     elif not digest.matches(raw):
-        raise Malformed(f"the manifest received is not {digest}")
+        raise DigestMismatch(f"the manifest received is not {digest}")
     return StoredManifest(digest, content_type, raw)
 
 
 def kept_elsewhere(item: Descriptor) -> bool:
     """Layers that by their type are never pushed (image-spec, "Non-Distributable Layers")."""
     return ".nondistributable." in item.media_type or ".foreign." in item.media_type
+
+
+def _once(items: Iterable[Descriptor]) -> Iterable[Descriptor]:
+    """What is listed, without repetitions; what is listed with two sizes stays twice."""
+    return {(item.digest, item.size): item for item in items}.values()
 
 
 def _each(check: object, items: Iterable[Descriptor]) -> None:

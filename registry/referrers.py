@@ -11,7 +11,7 @@ from artifact import mediatypes
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import Malformed
-from artifact.manifest import MAX_BYTES, Index
+from artifact.manifest import MAX_BYTES, Index, load_json
 from registry import keys
 from registry.manifests import Manifests, StoredManifest
 from registry.store.protocol import Entry, Missing, ObjectStore
@@ -28,14 +28,15 @@ class Referrers:
 
     def add(self, name: str, manifest: StoredManifest) -> None:
         """List a manifest among the referrers of its subject, if it has one."""
-        if manifest.subject is not None:
-            descriptor = json.dumps(manifest.descriptor.to_json(), separators=(",", ":")).encode()
-            self._store.put(keys.referrer(name, manifest.subject, manifest.digest), descriptor)
+        listing = listing_of(name, manifest)
+        if listing is not None:
+            self._store.put(*listing)
 
     def remove(self, name: str, manifest: StoredManifest) -> None:
         """Take a manifest out of the list."""
-        if manifest.subject is not None:
-            self._store.delete(keys.referrer(name, manifest.subject, manifest.digest))
+        subject = subject_if_readable(manifest)
+        if subject is not None:
+            self._store.delete(keys.referrer(name, subject, manifest.digest))
 
     def of(
         self, name: str, subject: Digest, artifact_type: str | None = None, after: Digest | None = None
@@ -60,8 +61,8 @@ class Referrers:
 
     def _read(self, key: str) -> Descriptor | None:
         try:
-            return Descriptor.from_json(json.loads(self._store.get(key).data))
-        except (Missing, Malformed, ValueError):
+            return Descriptor.from_json(load_json(self._store.get(key).data, "referrer"))
+        except (Missing, Malformed):
             return None  # deleted since the listing, or damaged: fsck reports it
 
     def _fallback(self, name: str, subject: Digest, beyond: str) -> Iterator[Descriptor]:
@@ -72,7 +73,7 @@ class Referrers:
             listed = Index.parse(index.raw).manifests
         except (Missing, Malformed):
             return
-        for item in sorted(listed, key=_digits):
+        for item in sorted({item.digest: item for item in listed}.values(), key=_digits):
             if item.digest.hex <= beyond:
                 continue
             try:
@@ -81,6 +82,22 @@ class Referrers:
                     yield manifest.descriptor
             except (Missing, Malformed):
                 continue
+
+
+def listing_of(name: str, manifest: StoredManifest) -> tuple[str, bytes] | None:
+    """The object that lists a manifest among the referrers of its subject: key and bytes. None without a subject."""
+    if manifest.subject is None:
+        return None
+    descriptor = json.dumps(manifest.descriptor.to_json(), separators=(",", ":")).encode()
+    return keys.referrer(name, manifest.subject, manifest.digest), descriptor
+
+
+def subject_if_readable(manifest: StoredManifest) -> Digest | None:
+    """The subject of a manifest that is stored: one that was taken by other rules than today's goes without."""
+    try:
+        return manifest.subject
+    except Malformed:
+        return None
 
 
 def _digits(item: Descriptor) -> str:

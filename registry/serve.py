@@ -42,6 +42,7 @@ _DRAIN = 30  # seconds running requests have after SIGTERM
 _SETTINGS = "STOWAGE_REGISTRY_SETTINGS"
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _SHARED = "STOWAGE_REGISTRY_SHARED"  # the folder of what server processes have in common
+_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}  # seconds, seconds, questions
 _UNANSWERED = 60  # seconds a server process may say nothing before it is killed: a loaded machine is not a dead process
 
 
@@ -73,7 +74,8 @@ def serve(settings: Settings) -> NoReturn:
     os.environ[_SETTINGS] = settings.to_text()
     server = uvicorn.Server(_uvicorn(config))
     # The server gives the signal back once it has drained; that is then the end of a good run.
-    signal.signal(signal.SIGTERM, _drained)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _drained)
     if config.server.workers == 1:
         server.run(sockets=[listener])
     else:
@@ -175,10 +177,20 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
+def _keep_alive(listener: socket.socket) -> None:
+    """Have the system ask silent clients whether they are there: connections get this from their listener. One that
+    vanished without a word would hold its connection for ever."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _ALIVE.items():
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _keep_alive(listener)
     try:
         listener.bind((host, port))
         listener.listen(2048)

@@ -99,6 +99,9 @@ class Uploads:
                 if self._blobs.record(Digest.parse(session.closing)).data == keys.data(session.id):
                     self.forget(session)
                     return
+        self._remove(session)
+
+    def _remove(self, session: Session) -> None:
         try:
             writer = self._writer(session, None)
         except Missing:
@@ -110,12 +113,16 @@ class Uploads:
             writer.close()
 
     def receive(self, name: str, id_: str, expected: int | None = None, owner: str = _ANYBODY) -> Ingest:
-        """Take an upload up to add to it. Raises `Missing`, or `Conflict` while another request adds to it."""
-        session = self.find(name, id_, owner)
+        """Take an upload up to add to it. Raises what `resume` does."""
+        return self.resume(self.find(name, id_, owner), expected)
+
+    def resume(self, session: Session, expected: int | None = None) -> Ingest:
+        """Take an upload up, as it was found, to add `expected` bytes to it. Raises `Busy` while another request adds
+        to it, `Conflict` if one has done so, `Missing` if one has ended it."""
         total = None if expected is None else session.offset + expected
         writer = self._writer(session, total)
         try:
-            if self.find(name, id_, owner).etag != session.etag:
+            if self.load(session.id).etag != session.etag:
                 raise Conflict("the upload has moved on")
         except BaseException:
             writer.close()
@@ -128,13 +135,21 @@ class Uploads:
         return Ingest(self, session, self._writer(session, expected), digest.hasher(), saved=False)
 
     def _writer(self, session: Session, expected: int | None) -> Writer:
-        return self._store.writer(
-            keys.data(session.id),
-            scratch=keys.upload(session.id),
-            offset=session.offset,
-            state=session.writer,
-            expected=expected,
-        )
+        """Raises `Missing` if the bytes are gone, and `Conflict` if another request has moved the upload on, or adds to
+        it now."""
+        try:
+            return self._store.writer(
+                keys.data(session.id),
+                scratch=keys.upload(session.id),
+                offset=session.offset,
+                state=session.writer,
+                expected=expected,
+            )
+        except Missing:
+            with suppress(Missing):
+                if self.load(session.id).etag != session.etag:
+                    raise Conflict("the upload has moved on") from None
+            raise
 
     def read(self, key: str, offset: int, length: int) -> Stream:
         """A range of an object of the store. Raises `Missing`."""
@@ -157,15 +172,7 @@ class Uploads:
         session = self.find(name, id_, owner)
         if session.closing not in (None, DISCARDED):
             raise Conflict("the upload is being closed")
-        try:
-            writer = self._writer(session, None)
-        except Missing:
-            self.forget(session)
-            return
-        try:
-            self.discard(session, writer)
-        finally:
-            writer.close()
+        self._remove(session)
 
     def discard(self, session: Session, writer: Writer) -> None:
         """Remove an upload with its bytes. Raises `Conflict` if another request has moved it on.
@@ -180,9 +187,12 @@ class Uploads:
 
     def forget(self, session: Session) -> None:
         """Remove an upload's session and scratch objects, the session last."""
-        for entry in self._store.list(keys.upload(session.id)):
-            if entry.key != keys.session(session.id):
-                self._store.delete(entry.key)
+        last = ""
+        while page := self._store.list(keys.upload(session.id), start_after=last):
+            for entry in page:
+                if entry.key != keys.session(session.id):
+                    self._store.delete(entry.key)
+            last = page[-1].key
         self._store.delete(keys.session(session.id))
 
     def digest_of_data(self, session: Session, digest: Digest) -> bool:
@@ -248,10 +258,11 @@ class Ingest:
             return
         self.session.writer = self._writer.checkpoint()
         self._save()
+        self._writer.saved()
 
     def _save(self) -> None:
-        if isinstance(self._hasher, ResumableSha256):
-            self.session.midstate = self._hasher.state()
+        # A hash that cannot be saved leaves none, rather than that of fewer bytes.
+        self.session.midstate = self._hasher.state() if isinstance(self._hasher, ResumableSha256) else None
         self._uploads.save(self.session)
         self._since_checkpoint, self._saved_at = 0, time.monotonic()
 

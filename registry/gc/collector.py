@@ -15,6 +15,7 @@ from registry.gc.leavings import Leavings
 from registry.gc.reach import leaders_first, leads_to, needed, staying
 from registry.gc.report import Report
 from registry.gc.survey import CannotCollect, Link, Node, Place, Record, Survey, Surveyor
+from registry.referrers import listing_of
 from registry.store.probe import deletes_are_conditional
 from registry.store.protocol import Conflict, Missing, ObjectStore
 
@@ -80,6 +81,7 @@ class Collector:
         gone: set[Place] = set()
         yield from self._manifests(survey, reached, led, gone)
         yield from self._referrers(survey, gone)
+        yield from self._unlisted(survey, gone)
         wanted = needed(survey.nodes[place] for place in reached)
         # A manifest that can still be pulled holds its blobs, whether or not it is to go.
         held = needed(node for place, node in survey.nodes.items() if place not in gone)
@@ -137,11 +139,35 @@ class Collector:
             yield "look for the referrer again"
             # An entry has no state of its own to make a condition of. A push stores the manifest first: if there is
             # one now, it may have written the entry before this deletion.
-            try:
-                self._store.head(keys.manifest(name, digest))
-            except Missing:
+            if self._is_there(place):
+                self._store.put(entry.key, before.data)
+
+    def _unlisted(self, survey: Survey, gone: set[Place]) -> Iterator[str]:
+        """List referrers of which a push has died between storing and listing them: nobody would find a signature."""
+        listed = {entry.key for _, _, entry in survey.referrers}
+        for place, node in survey.nodes.items():
+            listing = listing_of(node.name, node.manifest)
+            if listing is None or listing[0] in listed or place in gone:
                 continue
-            self._store.put(entry.key, before.data)
+            yield "list referrer"
+            self.report.listed_referrers += 1
+            if self._dry_run:
+                continue
+            self._store.put(*listing)
+            yield "look for the listed manifest"
+            if self._is_there(place):
+                continue
+            self._store.delete(listing[0])  # it was removed since the survey
+            yield "look for the listed manifest again"
+            if self._is_there(place):  # and came back
+                self._store.put(*listing)
+
+    def _is_there(self, place: Place) -> bool:
+        try:
+            self._store.head(keys.manifest(*place))
+        except Missing:
+            return False
+        return True
 
     # Blobs.
 

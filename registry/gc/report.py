@@ -16,6 +16,7 @@ class Report:
     deleted_manifests: int = 0
     deleted_links: int = 0
     deleted_referrers: int = 0
+    listed_referrers: int = 0
     deleted_blobs: int = 0
     deleted_data: int = 0
     deleted_bytes: int = 0
@@ -31,5 +32,6 @@ class Report:
             f"{self.manifests} manifests and {self.blobs} blobs looked at; {self.condemned} objects condemned, "
             f"{self.revived} revived; deleted {self.deleted_manifests} manifests, {self.deleted_blobs} blobs, "
             f"{self.deleted_links} links, {self.deleted_data} data objects of {self.deleted_bytes} bytes; "
+            f"{self.listed_referrers} referrers listed that were not; "
             f"{self.expired_uploads} uploads expired, {self.unfinished_writes} unfinished writes removed"
         )

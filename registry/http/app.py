@@ -25,6 +25,7 @@ from registry.admission import Admission
 from registry.blobs import Blobs
 from registry.config.sections import Config
 from registry.fallback import TaggedReferrers
+from registry.http import connection
 from registry.http.blobs import BlobEndpoints, Redirects
 from registry.http.body import Body
 from registry.http.certificate import Certificates
@@ -125,6 +126,7 @@ class Distribution:
         try:
             response = await self._answer(request)
         except ClientDisconnect:
+            connection.hang_up(scope)
             return
         except StowageError as error:
             if isinstance(error, StoreUnavailable):

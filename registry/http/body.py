@@ -30,14 +30,19 @@ _log = logging.getLogger("registry")
 
 
 class Body:
-    """The body of a request as it is received, which knows whether it has been read to its end."""
+    """The body of a request as it is received, which knows whether it has been read to its end. A client that says
+    nothing for too long before that is gone."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._ended = False
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(None if self._ended else connection.SILENCE):
+                message = await self._receive()
+        except TimeoutError:
+            message = {"type": "http.disconnect"}
         self._ended = not message.get("more_body", False)
         return message
 

@@ -30,6 +30,9 @@ EXTENSION = "stowage.connection"
 WORTHWHILE = 1024 * 1024
 """Bytes from which the short cut is taken."""
 
+SILENCE = 120.0
+"""Seconds a client may send nothing of a body that it has begun; then it counts as gone."""
+
 _BUFFERED = 1024 * 1024  # bytes of a body kept for the application before the client is made to wait
 _PATIENCE = 20  # milliseconds a thread waits for the peer before it hands the wait to the loop
 _WAKE = 512 * 1024  # bytes that must have come for a thread to be woken
@@ -65,6 +68,12 @@ class Connection(HttpToolsProtocol):
             and self.transport.get_extra_info("sslcontext") is None
         )
 
+    def hang_up(self, scope: Scope) -> None:
+        """End a request without an answer, and the connection with it."""
+        if self.cycle is not None and self.cycle.scope is scope and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.transport.close()
+
     def duplicate(self) -> socket.socket:
         """The connection's socket under a descriptor of its own, which stays valid when the connection is closed."""
         return socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
@@ -72,8 +81,20 @@ class Connection(HttpToolsProtocol):
 
 def of(scope: Scope) -> Connection | None:
     """The connection of a request, if the short cut can be taken on it."""
+    found = _behind(scope)
+    return found if found is not None and found.serves(scope) else None
+
+
+def hang_up(scope: Scope) -> None:
+    """End a request whose client is gone: nobody waits for an answer."""
+    found = _behind(scope)
+    if found is not None:
+        found.hang_up(scope)
+
+
+def _behind(scope: Scope) -> Connection | None:
     found = scope.get("extensions", {}).get(EXTENSION)
-    return found if isinstance(found, Connection) and found.serves(scope) else None
+    return found if isinstance(found, Connection) else None
 
 
 class Intake:
@@ -95,14 +116,19 @@ class Intake:
         self._poll.register(self._socket, select.POLLIN)
 
     async def fill(self, view: memoryview) -> int:
-        """Receive until `view` is full, or the client is `gone`; return how many bytes came."""
+        """Receive until `view` is full, or the client is `gone`, which it is after `SILENCE` too; return how many bytes
+        came."""
         got = 0
         while got < len(view) and not self.gone:
             count = await uninterrupted(self._receive, view[got:])
             got += count
             self.left -= count
             if got < len(view) and not self.gone:
-                await _ready(self._socket, writable=False)
+                try:
+                    async with asyncio.timeout(SILENCE):
+                        await _ready(self._socket, writable=False)
+                except TimeoutError:
+                    self.gone = True
         return got
 
     def _receive(self, view: memoryview) -> int:

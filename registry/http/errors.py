@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from artifact.errors import DigestMismatch, InvalidInput, Malformed, StowageError
 from registry.manifests import ReferenceUnknown
 from registry.proxy.mirror import UpstreamAway, UpstreamRefuses
 from registry.quarantine import Quarantined
-from registry.store.protocol import Conflict, StoreUnavailable
+from registry.store.protocol import Conflict, StoreUnavailable, TooLarge
 from registry.tagrules import TagRefused
 
 
@@ -31,9 +32,9 @@ class RegistryError(StowageError):
 
 
 def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An error document."""
+    """An error document, in ASCII: a message may quote what cannot be written otherwise."""
     body: dict[str, Any] = {"errors": [{"code": code, "message": message}]}
-    return JSONResponse(body, status, headers=dict(headers or {}))
+    return Response(json.dumps(body, separators=(",", ":")), status, headers, "application/json")
 
 
 def translated(error: StowageError) -> RegistryError:
@@ -48,9 +49,13 @@ def translated(error: StowageError) -> RegistryError:
         return RegistryError(400, "DIGEST_INVALID", str(error))
     if isinstance(error, Malformed):
         return RegistryError(400, "MANIFEST_INVALID", str(error))
+    if isinstance(error, TooLarge):
+        return RegistryError(413, "SIZE_INVALID", str(error))
     if isinstance(error, Conflict):
         return RegistryError(409, "DENIED", str(error))
-    if isinstance(error, StoreUnavailable | UpstreamAway):
+    if isinstance(error, StoreUnavailable):  # what it says of endpoint, bucket and keys is for the log
+        return unavailable("the object store does not answer as it should: try again later")
+    if isinstance(error, UpstreamAway):
         return unavailable(str(error))
     if isinstance(error, UpstreamRefuses):
         return RegistryError(502, "UNAVAILABLE", str(error))

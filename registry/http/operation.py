@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from registry.store.protocol import ObjectStore
 from registry.webhooks import Notice, Webhooks
 
 _SHARE = 1.0  # seconds between two writings of the counts for the other processes
+_log = logging.getLogger("registry")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Operation:
             try:
                 await asyncio.to_thread(self._store.list, "blobs/", limit=1)
             except (StowageError, OSError) as error:
-                return PlainTextResponse(f"object store: {error}\n", 503)
+                _log.error("not ready: %s", error)
+                return PlainTextResponse("the object store does not answer as it should\n", 503)
             return PlainTextResponse("ok\n")
 
         async def show(request: Request) -> Response:

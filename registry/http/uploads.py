@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -21,8 +24,14 @@ from registry.http.connection import uninterrupted
 from registry.http.errors import RegistryError, upload_unknown
 from registry.http.gate import caller_of
 from registry.http.observed import observation_of
-from registry.store.protocol import Conflict, Missing
+from registry.store.protocol import Busy, Conflict, Missing
 from registry.uploads import Ingest, Session, Uploads
+
+_WAIT = 5.0  # seconds a request waits for the one before it to let go of the upload
+_PAUSE = 0.1  # seconds between two looks whether it has
+_WAITERS = 4  # requests that may wait for one upload
+
+T = TypeVar("T")
 
 
 class UploadEndpoints:
@@ -32,6 +41,7 @@ class UploadEndpoints:
         self._blobs = blobs
         self._uploads = uploads
         self._chunk = chunk
+        self._waiting: Counter[str] = Counter()
 
     async def begin(self, request: Request, name: str, rest: str) -> Response:
         """POST: mount a blob, take one whole, or begin an upload."""
@@ -134,11 +144,32 @@ class UploadEndpoints:
 
     async def _take_up(self, request: Request, name: str, id_: str, length: int | None) -> Ingest:
         try:
-            return await asyncio.to_thread(self._uploads.receive, name, id_, length, _owner(request))
+            session = await asyncio.to_thread(self._uploads.find, name, id_, _owner(request))
+            return await self._once_free(id_, self._uploads.resume, session, length)
         except Missing:
             raise upload_unknown() from None
         except Conflict:
             raise await self._moved_on(request, name, id_) from None
+
+    async def _once_free(self, id_: str, call: Callable[..., T], *arguments: Any) -> T:
+        """The result of a call about an upload that another request may still hold: one whose client has gone lets go
+        of it in a moment. It is waited for here, and not in a thread that others need. Raises `Busy`."""
+        try:
+            return await asyncio.to_thread(call, *arguments)
+        except Busy:
+            if self._waiting[id_] >= _WAITERS:
+                raise
+        self._waiting[id_] += 1
+        try:
+            for _ in range(round(_WAIT / _PAUSE) - 1):
+                await asyncio.sleep(_PAUSE)
+                with suppress(Busy):
+                    return await asyncio.to_thread(call, *arguments)
+            return await asyncio.to_thread(call, *arguments)
+        finally:
+            self._waiting[id_] -= 1
+            if not self._waiting[id_]:
+                del self._waiting[id_]
 
     async def _moved_on(self, request: Request, name: str, id_: str) -> RegistryError:
         """The answer where another request got there first: where the upload stands now."""
@@ -178,7 +209,7 @@ class UploadEndpoints:
     async def cancel(self, request: Request, name: str, rest: str) -> Response:
         """DELETE: give the upload up."""
         try:
-            await asyncio.to_thread(self._uploads.cancel, name, rest, _owner(request))
+            await self._once_free(rest, self._uploads.cancel, name, rest, _owner(request))
         except Missing:
             raise upload_unknown() from None
         except Conflict as error:
@@ -202,8 +233,8 @@ async def compose_into(ingest: Ingest, pieces: list[Piece], request: Request) ->
                     await asyncio.to_thread(ingest.checkpoint)
                 if gone.done():
                     raise ClientDisconnect
-    except Missing as error:
-        raise RegistryError(404, "BLOB_UNKNOWN", f"bytes to compose from are gone from the store: {error}") from None
+    except Missing:
+        raise RegistryError(404, "BLOB_UNKNOWN", "bytes to compose from are gone from the store") from None
     finally:
         gone.cancel()
         await asyncio.to_thread(composer.close)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from artifact.descriptor import Descriptor
 from artifact.digest import Digest
 from artifact.errors import NotFound
+from artifact.reference import is_tag
 from artifact.source import NoRanges
 from registry.config import sections
 from registry.http import conditions, ranges
@@ -24,7 +25,7 @@ from registry.http.routing import Route
 from registry.proxy.fetch import Fetch, Following, Passing, blob_of
 from registry.proxy.mirror import Listing, Mirror, away, failed
 from registry.proxy.upstream import FAILURES, Upstream, Upstreams
-from registry.store.protocol import StoreUnavailable
+from registry.store.protocol import Missing, StoreUnavailable
 from registry.uploads import Uploads
 
 _THREADS = 32  # calls that wait for an original, beside the fetches
@@ -87,6 +88,8 @@ class Proxy:
             digest = Digest.parse(reference)
             await self._once(("manifest", name, digest), self._mirror.bring_manifest, upstream, name, digest)
             return None
+        if not is_tag(reference):
+            raise Missing("no such tag")
         return await self._once(("tag", name, reference), self._mirror.bring_tag, upstream, name, reference)
 
     async def tags(self, name: str) -> Listing[str] | None:

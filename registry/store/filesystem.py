@@ -13,17 +13,15 @@ import hashlib
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from artifact.writeback import begin_writing
-from registry.store.protocol import Conflict, Entry, Missing, Object, Stream, Unfinished, Writer, checked_key
+from registry.store.protocol import Busy, Conflict, Entry, Missing, Object, Stream, Unfinished, Writer, checked_key
 
 _LOCKS = 64
-_LOCK_WAIT = 5.0  # seconds a continued upload waits for the request before it to let go
 _IOV_MAX = 1024
 _COPY = 16 * 1024 * 1024  # bytes copied at a time
 _NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)  # of file systems without copy_file_range(2)
@@ -321,6 +319,9 @@ class _FileWriter:
             self._safe = self._offset
         return {}
 
+    def saved(self) -> None:
+        pass
+
     def seal(self) -> dict[str, Any]:
         with self._guard:
             self._position()
@@ -360,16 +361,10 @@ def _copy_range(source: int, offset: int, target: int, at: int, length: int) -> 
 
 
 def _flock(descriptor: int, name: str) -> None:
-    deadline = time.monotonic() + _LOCK_WAIT
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise Conflict(f"upload {name} is being written by another request") from None
-            time.sleep(0.05)
-        else:
-            return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Busy(f"upload {name} is being written by another request") from None
 
 
 def _etag(data: bytes | memoryview) -> str:

@@ -28,6 +28,18 @@ class Conflict(StowageError):
     code = "conflict"
 
 
+class Busy(Conflict):
+    """Another writer holds the object, for as long as it takes."""
+
+    code = "busy"
+
+
+class TooLarge(StowageError):
+    """The store has no object of that size."""
+
+    code = "too-large"
+
+
 class StoreUnavailable(Unreachable):
     """The store did not answer, or answered with an error of its own."""
 
@@ -81,7 +93,8 @@ class Writer(Protocol):
     """Large data on its way into one object, continued by whichever process holds the last saved state."""
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Append. Returns before the bytes are safe: `checkpoint` or `seal` makes them so."""
+        """Append. Returns before the bytes are safe: `checkpoint` or `seal` makes them so. Raises `TooLarge` beyond
+        what an object can have."""
 
     def copyable(self, length: int) -> tuple[int, int]:
         """How the first of the next `length` bytes, which another object has, are to come: so many by `write`, and
@@ -97,6 +110,9 @@ class Writer(Protocol):
 
     def checkpoint(self) -> dict[str, Any]:
         """Make everything written so far durable. Returns the JSON state from which `ObjectStore.writer` continues."""
+
+    def saved(self) -> None:
+        """The state that `checkpoint` returned last has been saved: what only an earlier one needs may go."""
 
     def seal(self) -> dict[str, Any]:
         """Make everything durable when nothing more will follow. Returns the state from which `complete` can be
@@ -160,8 +176,8 @@ class ObjectStore(Protocol):
         expected: int | None = None,
     ) -> Writer:
         """Begin an object, or continue one at `offset` from `state`. `scratch` is a prefix for leftovers between two
-        requests; `expected` the final size in bytes where it is known. Raises `Conflict` if another writer holds it,
-        `Missing` if what `state` describes is gone."""
+        requests; `expected` the final size in bytes where it is known. Raises `Busy` at once if another writer holds
+        it, `Missing` if what `state` describes is gone, `TooLarge` if no object can have `expected` bytes."""
 
     def unfinished(self) -> Sequence[Unfinished]:
         """Every write that has not ended, those in progress included."""

@@ -6,13 +6,17 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from registry.store.protocol import Conflict, Entry, Missing, Object
+from registry.store.protocol import Conflict, Entry, Missing, Object, StoreUnavailable, TooLarge
 
 PART = 16 * 1024 * 1024
 """Size of a part, in bytes; all parts but the last are equal, as some services demand."""
+
+LARGEST_PART = 128 * 1024 * 1024
+"""The largest parts that are made, in bytes: an upload holds three of them."""
 
 LEAST_PART = 5 * 1024 * 1024
 """The smallest part that S3 takes, but for the last."""
@@ -68,9 +72,13 @@ class S3Writer:
         self._upload: str | None = state.get("upload")
         self._etags: list[str] = list(state.get("parts", ()))
         self._part_size: int = state.get("part_size") or part_size(expected)
+        if expected is not None and expected > self._part_size * MAX_PARTS:
+            raise self._too_large()
         self._sealed: bool = state.get("sealed", False)
         self._tail: str | None = state.get("tail")
-        # A ring of buffers for the whole upload, the first being filled: nothing grows, nothing is moved.
+        self._old_tail: str | None = None
+        # A ring of buffers for the whole upload, the first being filled. Each grows to a part once, as bytes come: what
+        # a client says of their number takes no memory. The system moves the pages of a buffer that grows, not bytes.
         self._buffers = _no_buffers()
         self._filled = 0
         self._flights: deque[Future[str]] = deque()
@@ -81,8 +89,6 @@ class S3Writer:
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
-                if not self._buffers[0]:
-                    self._buffers[0] = bytearray(self._part_size)  # pages that are never written take no memory
                 count = min(len(view), self._part_size - self._filled)
                 self._buffers[0][self._filled : self._filled + count] = view[:count]
                 self._filled += count
@@ -108,8 +114,14 @@ class S3Writer:
             self._upload = self._store.begin_parts(self._key)
         number = len(self._etags) + len(self._flights) + 1
         if number > MAX_PARTS:
-            raise Conflict(f"blob is larger than {MAX_PARTS} parts of {self._part_size} bytes: send its length first")
+            raise self._too_large()
         return self._upload, number
+
+    def _too_large(self) -> TooLarge:
+        most = f"{MAX_PARTS} parts of {self._part_size} bytes"
+        if self._part_size < LARGEST_PART:
+            return TooLarge(f"the blob is larger than {most}: begin anew with a request that has its Content-Length")
+        return TooLarge(f"the blob is larger than {most}, the most that this registry's storage takes")
 
     def copyable(self, length: int) -> tuple[int, int]:
         lead = -self._filled % self._part_size
@@ -140,11 +152,18 @@ class S3Writer:
     def checkpoint(self) -> dict[str, Any]:
         self._land()
         # A fresh name each time: the state that was saved before must stay valid until the new one is saved.
+        self._old_tail = self._tail
         self._tail = f"{self._scratch}tail-{secrets.token_hex(8)}" if self._filled else None
         if self._tail:
             with self._content() as content:  # a view that lived on would keep the buffer from being cut
                 self._store.put(self._tail, content)
         return self._state()
+
+    def saved(self) -> None:
+        if self._old_tail is not None:
+            with suppress(StoreUnavailable):  # it then goes with the upload
+                self._store.delete(self._old_tail)
+        self._old_tail = None
 
     def seal(self) -> dict[str, Any]:
         if self._upload is None:
@@ -194,8 +213,9 @@ def _no_buffers() -> deque[bytearray]:
 
 
 def part_size(expected: int | None) -> int:
-    """The size of parts for an object of `expected` bytes: 16 MiB, or more where 10 000 of them would not do."""
+    """The size of parts for an object of `expected` bytes: 16 MiB, or up to 128 MiB where 10 000 of them would not
+    do."""
     if expected is None or expected <= PART * MAX_PARTS:
         return PART
     mebibyte = 1024 * 1024
-    return -(-expected // (MAX_PARTS * mebibyte)) * mebibyte
+    return min(-(-expected // (MAX_PARTS * mebibyte)) * mebibyte, LARGEST_PART)

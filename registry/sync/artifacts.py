@@ -77,7 +77,7 @@ class Artifacts:
     def bring(self, digest: Digest, depth: int = 0) -> None:
         """Make the target have a manifest with all it needs."""
         if depth > _MAX_DEPTH:
-            raise Malformed(f"{self._source.place}: manifests refer to one another more than {_MAX_DEPTH} levels deep")
+            raise self._too_deep()
         with self._lock(digest, "manifest"):
             if digest in self._there or self._has(digest):
                 return
@@ -91,13 +91,27 @@ class Artifacts:
         with self._guard:
             return self._locks[digest, what]
 
+    def _too_deep(self) -> Malformed:
+        return Malformed(f"{self._source.place}: manifests refer to one another more than {_MAX_DEPTH} levels deep")
+
     def members(self, digest: Digest) -> list[Digest]:
-        """The manifests that a manifest of the source lists, at any depth; they have referrers of their own."""
+        """The manifests that a manifest of the source lists, at any depth, each once; they have referrers of their own.
+        Raises `Malformed` where they are listed too deep down."""
+        found: dict[Digest, None] = {}
+        level = [digest]
+        for _ in range(_MAX_DEPTH + 1):
+            listed = dict.fromkeys(item for index in level for item in self._listed(index))
+            level = [item for item in listed if item not in found]
+            found.update(dict.fromkeys(level))
+        if level:
+            raise self._too_deep()
+        return list(found)
+
+    def _listed(self, digest: Digest) -> list[Digest]:
         with suppress(NotFound):
             descriptor, raw = self._source.manifest(digest)
             if descriptor.media_type in _INDEXES:
-                direct = [item.digest for item in Index.parse(raw, descriptor.media_type).manifests]
-                return [member for item in direct for member in (item, *self.members(item))]
+                return [item.digest for item in Index.parse(raw, descriptor.media_type).manifests]
         return []
 
     def _has(self, digest: Digest) -> bool:

@@ -163,7 +163,7 @@ def session_registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 @pytest.fixture
 def registry_server(tmp_path: Path) -> Iterator[StartRegistry]:
     """Starts registries that end with the test: ``registry_server(storage, *options, env=...)`` returns a
-    `RunningRegistry`. For ``s3://`` storage pass ``env=s3.env``."""
+    `RunningRegistry`. For ``s3://`` storage pass ``env=s3.env``; `first` is Python that the process runs first."""
     folder = tmp_path / "registry-logs"
     folder.mkdir()
     yield from _starter(folder)
@@ -172,9 +172,12 @@ def registry_server(tmp_path: Path) -> Iterator[StartRegistry]:
 def _starter(folder: Path) -> Iterator[StartRegistry]:
     started: list[RunningRegistry] = []
 
-    def start(storage: str | Path, *options: str, env: dict[str, str] | None = None) -> RunningRegistry:
+    def start(
+        storage: str | Path, *options: str, env: dict[str, str] | None = None, first: str = ""
+    ) -> RunningRegistry:
         log = folder / f"{len(started)}.log"
-        command = [sys.executable, "-c", "from registry.cli import main; main()", "serve", "--storage", str(storage)]
+        program = f"{first}\nfrom registry.cli import main; main()"
+        command = [sys.executable, "-c", program, "serve", "--storage", str(storage)]
         with log.open("w") as stderr:
             process = subprocess.Popen(
                 [*command, "--listen", "127.0.0.1:0", *options],

@@ -140,6 +140,18 @@ def test_no_index_behind_a_precision_tag(client: httpx.Client, repo: str) -> Non
     assert put_manifest(client, repo, of_image, "4B-Q4_K_M", INDEX).status_code == 201
 
 
+def test_what_an_index_lists_over_and_over_is_read_once(client: httpx.Client, repo: str) -> None:
+    """Three levels of 150 entries would be millions of reads. Nor are levels without end followed."""
+    raw, kind = push_image(client, repo, None), MANIFEST
+    for level in range(8):
+        entries = [descriptor(raw, kind)] * (150 if level < 3 else 1)
+        raw, kind = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode(), INDEX
+        assert put_manifest(client, repo, raw, "list", INDEX).status_code == 201
+        answer = put_manifest(client, repo, raw, "4B-Q4_K_M", INDEX)
+        assert answer.status_code == (201 if level < 6 else 400), (level, answer.text)
+    assert error_code(answer) == "MANIFEST_INVALID"
+
+
 def test_tags_beside_a_digest_are_judged_too(client: httpx.Client, repo: str) -> None:
     pushed = push_model(client, repo, "latest", Q4, FOUR)
     raw = client.get(f"/v2/{repo}/manifests/latest").content

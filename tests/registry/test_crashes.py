@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -181,3 +182,46 @@ def test_without_a_saved_hash_the_stored_bytes_are_read(
     ingest.close()
     blobs = Blobs(store)
     assert blobs.read(blobs.find(NAME, Digest(algorithm, hex_)), 10**6) == DATA
+
+
+def add(store: ObjectStore, id_: str, chunk: bytes) -> None:
+    """One request that appends."""
+    ingest = uploads(store).receive(NAME, id_)
+    ingest.hash([chunk])
+    ingest.write([chunk])
+    ingest.advance(len(chunk))
+    ingest.checkpoint()
+    ingest.close()
+
+
+def test_a_hash_that_one_replica_cannot_save_is_not_believed_by_another(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = backend.open()
+    id_ = uploads(store).begin(NAME).id
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.uploads.supported", lambda: False)
+        add(store, id_, DATA[:100])
+    add(store, id_, DATA[100:])
+    ingest = uploads(store).receive(NAME, id_)
+    ingest.commit(DIGEST)
+    ingest.close()
+    assert readable(store)
+
+
+def test_many_small_requests_leave_no_more_than_one(backend: Backend) -> None:
+    store = backend.open()
+    session = uploads(store).begin(NAME)
+    for start in range(0, len(DATA), 1000):
+        before = uploads(store).load(session.id)
+        add(store, session.id, DATA[start : start + 1000])
+        assert len(store.list("uploads/")) <= 2
+    with pytest.raises(Conflict):  # what the state before spoke of is gone: that is no reason to remove the upload
+        uploads(store).expire(before)
+    with ThreadPoolExecutor(16) as pool:  # as a version that kept them all has left it
+        list(pool.map(lambda number: store.put(f"uploads/{session.id}/tail-{number}", b"old"), range(1001)))
+    ingest = uploads(store).receive(NAME, session.id)
+    ingest.commit(DIGEST)
+    ingest.close()
+    assert readable(store)
+    assert store.list("uploads/") == []

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from registry import keys
 from registry.fsck import Checker
+from registry.gc.collector import Collector
 from registry.http.app import create_app
 from registry.store.protocol import ObjectStore
 from tests.registry.conftest import Backend
@@ -131,6 +132,21 @@ def test_unreadable_objects(filled: tuple[TestClient, ObjectStore], prefix: str)
     key = store.list(prefix)[0].key
     store.put(key, b"\xff not what it was")
     assert kinds(store)[key] == "damaged"
+
+
+def test_a_referrer_that_is_not_listed(filled: tuple[TestClient, ObjectStore]) -> None:
+    """As a push leaves it that dies in the middle. Pushing it again puts it right, and so does the collector."""
+    client, store = filled
+    listing = store.list("repos/fs/ck/_referrers/")[0].key
+    digest = listing.rpartition("/")[2]
+    raw = client.get(f"/v2/fs/ck/manifests/sha256:{digest}").content
+    for heal in (lambda: put_manifest(client, "fs/ck", raw), lambda: Collector(store).run()):
+        before = store.get(listing).data
+        store.delete(listing)
+        assert kinds(store) == {f"repos/fs/ck/_manifests/sha256/{digest}": "unlisted-referrer"}
+        heal()
+        assert kinds(store) == {}
+        assert store.get(listing).data == before
 
 
 def test_command(filled: tuple[TestClient, ObjectStore], backend: Backend) -> None:

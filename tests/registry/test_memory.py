@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import httpx
 from tests.registry.conftest import Backend
 from tests.registry.pushing import begin
 from tests.registry.rawhttp import connect, head, read_answer
-from tests.registry.servers import RunningRegistry, StartRegistry
+from tests.registry.servers import S3, RunningRegistry, StartRegistry
 
 MIB = 1024 * 1024
 PUSH = 64 * MIB
@@ -94,3 +96,42 @@ def test_memory_does_not_grow_with_the_blob(backend: Backend, registry_server: S
     before = begin_peak(server)
     stream(server, size // 4)
     assert peak(server) - before < STREAM
+
+
+def test_memory_is_taken_for_bytes_and_not_for_what_is_said_of_them(
+    backend: Backend, registry_server: StartRegistry
+) -> None:
+    """A length of a terabyte is one that the storage takes, in parts of 96 MiB."""
+    server = registry_server(backend.storage, "--no-redirect", env=backend.env)
+    pull(server, push(server, 2 * MIB), 2 * MIB)
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        location = begin(client, "me/mory")
+        before = begin_peak(server)
+        with connect(server) as connection:
+            connection.sendall(head("PATCH", location, Content_Length=10**12) + bytes(3 * MIB))
+            time.sleep(0.5)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(100) == b""
+        assert client.get(location).headers["range"] == f"0-{3 * MIB - 1}"
+    assert peak(server) - before < PULL
+
+
+def test_a_length_that_no_object_can_have_is_refused_before_a_byte_is_taken(
+    s3: S3, registry_server: StartRegistry
+) -> None:
+    server = registry_server(s3.storage(), env=s3.env)
+    with httpx.Client(base_url=server.url) as client:
+        location = begin(client, "me/mory")
+        digest = digest_of(MIB)
+        for length in (2 * 10**12, 9 * 10**18):
+            for method, path in (
+                ("PATCH", location),
+                ("PUT", f"{location}?digest={digest}"),
+                ("POST", f"/v2/me/mory/blobs/uploads/?digest={digest}"),
+            ):
+                with connect(server) as connection:
+                    connection.sendall(head(method, path, Content_Length=length) + b"x")
+                    status, _, body = read_answer(connection)
+                    assert status == 413
+                    assert json.loads(body)["errors"][0]["code"] == "SIZE_INVALID"
+        assert client.put(location, params={"digest": digest}, content=b"".join(pieces(MIB))).status_code == 201

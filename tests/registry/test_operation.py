@@ -12,9 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
+from registry.http.app import create_app
 from registry.limits import RateLimits
 from registry.metrics import REQUESTS, UPLOADS, Metrics
+from registry.store.open import open_store
+from tests.registry.conftest import environment
 from tests.registry.pushing import error_code, push_blob, push_image, sha256
 from tests.registry.servers import RunningRegistry, StartRegistry
 
@@ -40,6 +44,19 @@ def eventually(condition, seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_store_that_is_away_is_not_described_to_clients(tmp_path: Path) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_CONFIG_FILE": str(tmp_path / "none")}
+    with environment({"AWS_ENDPOINT_URL": "http://127.0.0.1:1", **keys}):
+        client = TestClient(create_app(open_store("s3://bucket/prefix")))
+        answer = client.get("/v2/a/manifests/v1")
+        assert (answer.status_code, error_code(answer)) == (503, "UNAVAILABLE")
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+    for text in (answer.text, ready.text):
+        assert "object store does not answer" in text
+        assert not any(word in text for word in ("127.0.0.1", "bucket", "prefix", "manifests", "blobs"))
 
 
 def configured(tmp_path: Path, registry_server: StartRegistry, text: str, *options: str) -> RunningRegistry:

@@ -118,6 +118,23 @@ def test_an_index_goes_with_its_members_and_their_referrers(
     assert [str(item.digest) for item in there.referrers(Digest.of(member))] == [note]
 
 
+def test_what_an_index_lists_over_and_over_is_asked_for_once(
+    at: httpx.Client, source: RunningRegistry, target: RunningRegistry, group: str
+) -> None:
+    repo = f"{group}/over"
+    raw, kind = push_image(at, repo, None, b"over and over"), MANIFEST
+    leaf = sha256(raw)
+    for _ in range(3):
+        entries = [descriptor(raw, kind)] * 6
+        raw, kind = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode(), INDEX
+        assert put_manifest(at, repo, raw, "all", INDEX).status_code == 201
+    note = refer(at, repo, raw, "about all")
+    assert sync(f"{source.host}/{repo}", target.host)["referrers"] == 1
+    assert [str(item.digest) for item in RemoteRepository(target.host, repo).referrers(Digest.of(raw))] == [note]
+    asked = [line for line in source.log.read_text().splitlines() if f'"/v2/{repo}/manifests/{leaf}"' in line]
+    assert len([line for line in asked if " GET " in line]) <= 2
+
+
 def test_nothing_is_deleted_unless_asked_and_then_only_what_the_source_has_not(
     at: httpx.Client, source: RunningRegistry, target: RunningRegistry, group: str
 ) -> None:

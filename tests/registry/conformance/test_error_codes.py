@@ -6,11 +6,15 @@ UNAUTHORIZED and DENIED need access control, TOOMANYREQUESTS a rate limit: `test
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from registry.http.errors import error_response
 from tests.registry.pushing import begin, error_code, manifest_of, push_blob, put_manifest, sha256
 
 ABSENT = sha256(b"nowhere")
@@ -46,6 +50,14 @@ def test_code(client: httpx.Client, repo: str, code: str) -> None:
     answer = ask(client, repo)
     assert (answer.status_code, error_code(answer)) == (status, code)
     assert answer.headers["content-type"] == "application/json"
+
+
+@given(st.text(st.characters(exclude_categories=())), st.integers(400, 599))
+def test_an_error_document_holds_any_text(text: str, status: int) -> None:
+    """Half a character, which no encoding of Unicode can write, included."""
+    answer = error_response(status, "UNKNOWN", text)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert json.loads(answer.body) == {"errors": [{"code": "UNKNOWN", "message": text}]}
 
 
 def test_warning(client: httpx.Client, repo: str) -> None:

@@ -103,6 +103,17 @@ def test_fallback_tag_is_merged(client: httpx.Client, repo: str) -> None:
     assert [item["digest"] for item in referrers(client, repo).json()["manifests"]] == [sha256(listed)]
 
 
+def test_a_referrer_that_a_fallback_tag_lists_over_and_over_is_read_once(client: httpx.Client, repo: str) -> None:
+    """Each of the 15 000 readings would take tens of milliseconds."""
+    push_blob(client, repo, b"{}")
+    large = manifest_of([], subject=SUBJECT, annotations={f"a{number}": "" for number in range(50_000)})
+    assert put_manifest(client, repo, large).status_code == 201
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(large, MANIFEST)] * 15_000}
+    tag = SUBJECT["digest"].replace(":", "-")
+    assert put_manifest(client, repo, json.dumps(index).encode(), tag, INDEX).status_code == 201
+    assert [item["digest"] for item in referrers(client, repo).json()["manifests"]] == [sha256(large)]
+
+
 def test_sha512_subject_and_referrer(client: httpx.Client, repo: str) -> None:
     """Each in either algorithm; deleting one takes it off the list."""
     push_blob(client, repo, b"{}")

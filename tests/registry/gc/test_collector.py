@@ -140,6 +140,33 @@ def test_asked_for_at_every_step(fresh: Callable[[], Place], driver: str, what: 
         assert list(Checker(place.store).run()) == [], at
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_unlisted_referrer_removed_at_every_step(fresh: Callable[[], Place], driver: str, again: bool) -> None:
+    """It is listed if it is there in the end, removed and pushed again or not, and else it is not."""
+    for at in positions(1 if driver == "filesystem" else 4):
+        place = fresh()
+        raw = push(place.client)
+        signature = push(place.client, None, b"signature", **subject_of(raw))
+        (listing,) = [key for key in place.stored() if "/_referrers/" in key]
+        place.store.delete(listing)
+        assert place.collector(dry_run=True).run().listed_referrers == 1
+        assert listing not in place.stored()
+        steps = place.collector().steps()
+        for _ in range(at):
+            if next(steps, None) is None:
+                assert at > 5
+                return
+        assert place.client.delete(f"/v2/r/manifests/{sha256(signature)}").status_code == 202
+        if again:
+            next(steps, None)
+            assert put_manifest(place.client, "r", signature).status_code == 201
+        for _ in steps:
+            pass
+        assert list(Checker(place.store).run()) == [], at
+        listed = place.client.get(f"/v2/r/referrers/{sha256(raw)}").json()["manifests"]
+        assert len(listed) == again, at
+
+
 @pytest.mark.parametrize("ask", ["index", "head", "put"])
 def test_untagged_manifest_asked_for_at_every_step(fresh: Callable[[], Place], driver: str, ask: str) -> None:
     """A manifest that somebody asks for as it is about to go stays with its blobs and its referrers."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from artifact.errors import InvalidInput
 from registry.store.probe import conditional_writes_are_atomic, deletes_are_conditional
-from registry.store.protocol import Conflict, Missing, ObjectStore, Stream
+from registry.store.protocol import Busy, Conflict, Missing, ObjectStore, Stream
 from tests.registry.conftest import Backend
 
 MIB = 1024 * 1024
@@ -254,13 +254,12 @@ def test_writer_aborted(store: ObjectStore, size: int) -> None:
     assert store.list("w/") == []
 
 
-def test_writers_exclude_each_other_in_a_folder(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writers_exclude_each_other_in_a_folder(backend: Backend) -> None:
     if backend.driver != "filesystem":
         pytest.skip("S3 parts are immutable; the session's compare-and-swap decides")
-    monkeypatch.setattr("registry.store.filesystem._LOCK_WAIT", 0.1)
     first = backend.open().writer("w/x", scratch="s/")
     first.write([b"first"])
-    with pytest.raises(Conflict):
+    with pytest.raises(Busy):
         backend.open().writer("w/x", scratch="s/")
     first.seal()
     first.close()

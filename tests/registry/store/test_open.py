@@ -10,7 +10,7 @@ from artifact.errors import InvalidInput
 from registry.store.filesystem import FilesystemStore
 from registry.store.open import open_store
 from registry.store.s3 import S3Store
-from registry.store.s3writer import MAX_PARTS, PART, part_size
+from registry.store.s3writer import LARGEST_PART, MAX_PARTS, PART, part_size
 
 
 def test_folder_is_made(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_file_and_missing_folder_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("size", [None, 0, PART, PART * MAX_PARTS, PART * MAX_PARTS + 1, 5 * 2**40])
+@pytest.mark.parametrize("size", [None, 0, PART, PART * MAX_PARTS, PART * MAX_PARTS + 1, LARGEST_PART * MAX_PARTS])
 def test_parts_are_enough(size: int | None) -> None:
     part = part_size(size)
     assert part >= PART
