@@ -170,6 +170,7 @@ def test_openai_client(keyed):
     message = [{"role": "user", "content": parts}]
     answer = client.chat.completions.create(
         model=keyed.reference, messages=message, tools=tools, tool_choice="required", max_tokens=64,
+        extra_body={"ignore_eos": True},
     )  # fmt: skip
     assert answer.choices[0].message.tool_calls or answer.choices[0].finish_reason == "length"
 

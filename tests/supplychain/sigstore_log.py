@@ -112,6 +112,6 @@ def canonical(value: Any) -> bytes:
 
 
 def log_instance(url: str, der: bytes, details: str) -> dict[str, Any]:
-    key = {"rawBytes": b64(der), "keyDetails": details, "validFor": START}
+    key = {"rawBytes": b64(der), "keyDetails": details, "validFor": dict(START)}
     log_id = {"keyId": b64(hashlib.sha256(der).digest())}
     return {"baseUrl": url, "hashAlgorithm": "SHA2_256", "publicKey": key, "logId": log_id}

@@ -72,7 +72,11 @@ class Sigstore:
 
     def trusted_root(self) -> dict[str, Any]:
         def authority(chain: dict[str, Any]) -> dict[str, Any]:
-            return {"subject": {"organization": "test", "commonName": "test"}, "certChain": chain, "validFor": START}
+            return {
+                "subject": {"organization": "test", "commonName": "test"},
+                "certChain": chain,
+                "validFor": dict(START),
+            }
 
         return {
             "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
@@ -86,7 +90,7 @@ class Sigstore:
         """A client trust config; `rekor` is the version of the log's API to sign with."""
 
         def service(path: str, version: int = 1) -> list[dict[str, Any]]:
-            return [{"url": self.url + path, "majorApiVersion": version, "operator": "test", "validFor": START}]
+            return [{"url": self.url + path, "majorApiVersion": version, "operator": "test", "validFor": dict(START)}]
 
         signing = {
             "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
