@@ -26,9 +26,12 @@ _WIDE = 10_000
 def run(app: typer.Typer) -> NoReturn:
     """Run a command line and exit with the status its contract gives: 0, 2 usage, 3 refusal, 1 anything else.
 
-    SIGTERM unwinds like Ctrl-C, so that whatever was begun is cleaned up. ``STOWAGE_DEBUG=1`` shows tracebacks.
+    SIGTERM and a terminal that is closed unwind like Ctrl-C, so that whatever was begun is cleaned up.
+    ``STOWAGE_DEBUG=1`` shows tracebacks.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         app()
     except StowageError as error:
@@ -43,8 +46,9 @@ def run(app: typer.Typer) -> NoReturn:
     sys.exit(0)
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    sys.exit(143)
+def _terminate(number: int, _frame: object) -> NoReturn:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # shell and kernel both send it: the second must not end the cleanup
+    sys.exit(128 + number)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -96,6 +96,8 @@ def takes_wishes(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(**given: Any) -> None:
         stated = {name: given.pop(name) for name in _WISHES}
         stated["lora"] = tuple(stated["lora"] or ())
+        if stated["engine_path"] is not None:  # a later start, from another folder, means the same engine
+            stated["engine_path"] = stated["engine_path"].absolute()
         command(**given, wishes=Wishes(**stated, flags=engine_flags(given["ctx"])))
 
     with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

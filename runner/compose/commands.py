@@ -44,7 +44,7 @@ def up_command(
     engine_path: EnginePathsOption = None,
     sandbox: SandboxOption = "auto",
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay until the models are stopped, and stop them on SIGTERM.")
+        bool, typer.Option("--foreground", help="Stay until the models are stopped; stop them when told to end.")
     ] = False,
     pull_only: Annotated[
         bool, typer.Option("--pull-only", help="Fetch and verify the models, start nothing, and print what they are.")
@@ -135,7 +135,8 @@ def engine_paths(stated: list[str] | None) -> tuple[tuple[str, Path], ...]:
     pairs: list[tuple[str, Path]] = []
     for text in stated or ():
         driver, equals, path = text.partition("=")
-        pairs.append((driver, Path(path)) if equals and driver in DRIVERS else ("", Path(text)))
+        driver, path = (driver, path) if equals and driver in DRIVERS else ("", text)
+        pairs.append((driver, Path(path).absolute()))
     if len({driver for driver, _ in pairs}) != len(pairs):
         raise InvalidInput("--engine-path is given twice for one driver")
     return tuple(pairs)

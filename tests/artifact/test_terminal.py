@@ -64,3 +64,14 @@ def test_interrupt_and_usage() -> None:
     assert outcome("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "k").returncode == 143
     assert outcome("pass").returncode == 2
     assert outcome("pass", "k").returncode == 0
+
+
+def test_a_terminal_that_is_closed() -> None:
+    """Shell and kernel both say so: what cleans up is not cut off."""
+    closed = "import os, signal\n    try: os.kill(os.getpid(), signal.SIGHUP)\n"
+    closed += "    finally: os.kill(os.getpid(), signal.SIGHUP); print('cleaned up')"
+    done = outcome(closed, "k")
+    assert (done.returncode, done.stdout, done.stderr) == (129, "cleaned up\n", "")
+    hardy = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM.format(body=closed)}"
+    done = subprocess.run([sys.executable, "-c", hardy, "k"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "cleaned up\n")  # as nohup starts it

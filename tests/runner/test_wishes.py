@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.compose.commands import engine_paths
 from runner.engines.host import gpu_numbers, has_gpu
 from tests.runner.commands import BIN, call, error_line, json_of
+from tests.runner.test_dispatch import fake_environment
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--command",)])
@@ -53,3 +55,16 @@ def test_gpus_that_are_not_there_are_told(store, gguf_reference, tmp_path: Path)
     refused = call(store, "inspect", gguf_reference, "--gpus", "1,9", status=2, PATH=path)
     assert "--gpus 1,9: there is no GPU 9 here, only 0, 1" in error_line(refused)
     assert "warning" not in call(store, "inspect", gguf_reference, "--gpus", "0,1", PATH=path).stderr
+
+
+def test_the_folder_a_command_was_given_in_is_not_part_of_the_wish(store, safetensors_reference):
+    """What is kept for the next start, and what a background gateway gets, is the engine meant here."""
+    environment = fake_environment(store.parent / "env", vllm="0.32.0")
+    stated = ("inspect", safetensors_reference, "--command", "--json", "--engine-path", "env")
+    assert json_of(call(store, *stated))["argv"][0] == str(environment / "bin" / "python")
+
+
+def test_the_same_for_the_engines_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert engine_paths(["vllm=env", "./a=b"]) == (("vllm", tmp_path / "env"), ("", tmp_path / "a=b"))
+    assert engine_paths(["/x"]) == (("", Path("/x")),)

@@ -107,8 +107,10 @@ def test_up_changes_only_what_differs(store, compose, small_models):
 
 
 @pytest.mark.engine
-def test_up_in_the_foreground_is_what_a_container_runs(store, compose, small_models, tmp_path):
-    """Files nobody may write to, the gateway's words on stderr, and everything stopped by SIGTERM."""
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_up_in_the_foreground_is_what_a_container_runs(store, compose, small_models, tmp_path, end):
+    """Files nobody may write to, the gateway's words on stderr, and everything stopped by SIGTERM, or with the
+    terminal."""
     file = compose(f"models: {{m: {{model: 'oci:{small_models}:one', context_size: 64}}}}")
     call(store, "lock", "-f", str(file))
     file.parent.chmod(0o555)
@@ -120,12 +122,12 @@ def test_up_in_the_foreground_is_what_a_container_runs(store, compose, small_mod
     try:
         wait_until(variables.exists)
         assert is_healthy(listen)
-        process.terminate()
+        process.send_signal(end)
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
         file.parent.chmod(0o755)
-    assert process.returncode == 143
+    assert process.returncode == 128 + end
     assert f"http://{listen}" in told
     assert json_of(call(store, "ps", "--json")) == []
     assert not processes_in(store)
