@@ -65,17 +65,18 @@ class ChunkSize:
     """How many bytes of an upload go in one request: `count`."""
 
     def __init__(self) -> None:
-        self.count = CHUNK
+        self.count = self._least = CHUNK
         self._most = LARGE_CHUNK
 
     def heed(self, response: Response) -> None:
         """Take what the answer that began an upload says of it."""
-        wanted = max(CHUNK, number(response.headers.get("OCI-Chunk-Min-Length")) or 0)
-        self.count = max(wanted, self._most) if composes(response) else wanted
+        self._least = max(CHUNK, number(response.headers.get("OCI-Chunk-Min-Length")) or 0)
+        self.count = max(self._least, self._most) if composes(response) else self._least
 
     def shrink(self) -> bool:
-        """A request did not get through: send less in each. False if it was no more than usual."""
-        large, self._most, self.count = self.count > CHUNK, CHUNK, min(self.count, CHUNK)
+        """A request did not get through: send less in each. False if it was no more than the registry wants at
+        least, or than usual."""
+        large, self._most, self.count = self.count > self._least, self._least, self._least
         return large
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from urllib.parse import quote
@@ -27,6 +28,8 @@ from artifact.source import Reader, Source
 _MAX_PAGES = 1000
 _MAX_BARREN = 8  # pages one after the other with nothing new on them: a registry that turns in a circle
 _MAX_TAGS = 1_000_000
+_LINK = re.compile(r"<([^>]*)>([^<]*)")
+_RELATION = re.compile(r";\s*rel\s*=\s*\"?([^\";,]*)", re.IGNORECASE)
 _OCTETS = "application/octet-stream"
 _MAX_REFERRERS = 10_000
 
@@ -282,12 +285,8 @@ def _media_type(response: Response) -> str:
 def next_page(response: Response, url: str) -> str | None:
     """The next page of a listing (RFC 8288), taken only as path and query: a listing stays on its host. Raises
     `ServerError` if it is none."""
-    for link in response.headers.get("Link", "").split(","):
-        target, _, parameters = link.strip().partition(";")
-        if (
-            target.startswith("<")
-            and target.endswith(">")
-            and 'rel="next"' in parameters.replace("rel=next", 'rel="next"')
-        ):
-            return path_and_query(split_url(join_url(url, target[1:-1], "the registry"), "the registry"))
+    for target, parameters in _LINK.findall(response.headers.get("Link", "")):
+        relation = _RELATION.search(parameters)
+        if relation and "next" in relation[1].lower().split():
+            return path_and_query(split_url(join_url(url, target, "the registry"), "the registry"))
     return None

@@ -100,6 +100,24 @@ def test_the_next_page_may_be_named_as_seen_from_this_one(serve: Serve) -> None:
     assert RemoteRepository(serve(script).host, "x").tags() == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "link",
+    [
+        '</v2/x/tags/list?last=a,b;c&n=1>; rel="next"',
+        '</v2/x/tags/list>; rel="first", </v2/x/tags/list?last=a,b;c&n=1>; title="x"; rel=next',
+        '</v2/x/tags/list?last=a,b;c&n=1> ; REL="prev Next", </v2/x/tags/list>;rel="last"',
+    ],
+)
+def test_the_next_page_is_told_from_other_links(serve: Serve, link: str) -> None:
+    """RFC 8288, section 3: several links may stand in one header, and commas in a link."""
+
+    def script(exchange: Exchange) -> None:
+        more = {} if "last=a,b;c&n=1" in exchange.path else {"Link": link}
+        exchange.answer(200, b'{"tags":["a"]}' if more else b'{"tags":["b"]}', **more)
+
+    assert RemoteRepository(serve(script).host, "x").tags() == ["a", "b"]
+
+
 # --- what it says ---
 
 

@@ -141,11 +141,15 @@ def test_large_requests_only_where_they_get_through(serve: Serve, monkeypatch: p
 
     class Behind(Uploads):
         limit = 10**9
+        least = 0
 
         def __call__(self, exchange: Exchange) -> None:
             if exchange.method == "POST":
                 self.received = bytearray()
-                exchange.answer(202, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Stowage_Compose="v1")
+                exchange.answer(
+                    202, Location="/v2/x/blobs/uploads/1?_state=a%3Db", Stowage_Compose="v1",
+                    OCI_Chunk_Min_Length=str(self.least),
+                )  # fmt: skip
             elif exchange.method == "PATCH" and int(exchange.headers["content-length"]) > self.limit:
                 self.patches += 1
                 exchange.body()
@@ -153,9 +157,9 @@ def test_large_requests_only_where_they_get_through(serve: Serve, monkeypatch: p
             else:
                 super().__call__(exchange)
 
-    for limit, patches in ((10**9, 1), (1_000_000, 6)):
+    for limit, least, patches in ((10**9, 0, 1), (1_000_000, 0, 6), (1_000_000, 800_000, 5)):
         uploads = Behind()
-        uploads.limit = limit
+        uploads.limit, uploads.least = limit, least
         assert push_blob(serve(uploads).host)
         assert uploads.blobs == {str(BLOB.digest): DATA}
         assert uploads.patches == patches
