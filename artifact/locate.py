@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from artifact.descriptor import Descriptor
-from artifact.errors import DigestMismatch, InvalidInput, NotFound
+from artifact.errors import DigestMismatch, InvalidInput, NotFound, StowageError
 from artifact.layout import LayoutRepository
 from artifact.reference import Reference, shown_tags
 from artifact.remote import RemoteRepository
@@ -54,17 +54,26 @@ def resolve(repository: Repository, reference: Reference) -> Descriptor:
     another digest than the one it states.
     """
     if reference.tag is None and reference.digest is None:
-        try:
-            tags = repository.tags()
-        except NotFound:
-            tags = []
-        raise InvalidInput(f"{reference} has neither a tag nor a digest{shown_tags(tags)}")
+        raise InvalidInput(f"{reference} has neither a tag nor a digest{_others(repository)}")
     if reference.tag is None:
         assert reference.digest is not None
         return repository.resolve(reference.digest)
-    descriptor = repository.resolve(reference.tag)
+    try:
+        descriptor = repository.resolve(reference.tag)
+    except NotFound as error:
+        if isinstance(repository, LayoutRepository):  # which says so itself
+            raise
+        raise NotFound(f"{error}{_others(repository, reference.tag)}") from None
     if reference.digest is not None and descriptor.digest != reference.digest:
         raise DigestMismatch(
             f"{reference.repository}:{reference.tag} is {descriptor.digest}, not {reference.digest}: the tag has moved"
         )
     return descriptor
+
+
+def _others(repository: Repository, near: str = "") -> str:
+    """The tags there are, for the end of an error message; nothing if they cannot be had."""
+    try:
+        return shown_tags(repository.tags(), near)
+    except StowageError:
+        return ""

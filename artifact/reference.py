@@ -44,11 +44,18 @@ def referrers_tag(subject: Digest) -> str:
     return f"{subject.algorithm}-{subject.hex[:64]}"
 
 
-def shown_tags(tags: list[str], limit: int = 8) -> str:
-    """`tags` for the end of an error message, those left out that only hold signatures and referrers."""
+def shown_tags(tags: list[str], near: str = "", limit: int = 8) -> str:
+    """`tags` for the end of an error message, those first that begin most like `near`, and those left out that only
+    hold signatures and referrers."""
     wanted = [tag for tag in tags if not re.match(r"sha(256|512)-[0-9a-f]{64}", tag)]
+    wanted.sort(key=lambda tag: _alike(near.lower(), tag.lower()), reverse=True)
     more = ", …" if len(wanted) > limit else ""
     return f" (it has {', '.join(wanted[:limit])}{more})" if wanted else ""
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters the two begin with in common."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def is_host(text: str) -> bool:

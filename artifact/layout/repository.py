@@ -70,7 +70,7 @@ class LayoutRepository:
         raise NotFound(self._no_tag(reference))
 
     def _no_tag(self, tag: str) -> str:
-        known = shown_tags(self.tags())
+        known = shown_tags(self.tags(), tag)
         if self.name is None:
             return f"{self.place} has no tag {tag!r}{known}"
         return f"{self.name}:{tag} is not in the local store {self.root}{known}"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from artifact.digest import Digest
 from artifact.errors import InvalidInput
-from artifact.reference import NAME, TAG, Reference, is_host
+from artifact.reference import NAME, TAG, Reference, is_host, shown_tags
 
 DIGEST = Digest.of(b"x")
 names = st.from_regex(NAME, fullmatch=True).filter(lambda text: len(text) < 120)
@@ -49,6 +49,13 @@ def test_parts(text: str, host: str | None, name: str, tag: str | None) -> None:
     reference = Reference.parse(text)
     assert (reference.host, reference.name, reference.tag) == (host, name, tag)
     assert reference.is_local == (host is None)
+
+
+def test_tags_in_an_error_begin_like_the_one_asked_for() -> None:
+    tags = [*(f"{size}B-{kind}" for size in (1, 4, 8) for kind in ("BF16", "Q4_K_M", "Q8_0")), f"sha256-{'0' * 64}.sig"]
+    assert shown_tags(tags, "4B-q4_K_S", 3) == " (it has 4B-Q4_K_M, 4B-Q8_0, 4B-BF16, …)"
+    assert shown_tags(tags, limit=2) == " (it has 1B-BF16, 1B-Q4_K_M, …)"
+    assert shown_tags(tags[-1:], "x") == ""
 
 
 def test_tag_and_digest_together() -> None:

@@ -50,7 +50,9 @@ def test_unknown_tag_and_wrong_digest(model: str, run: Run, error_of: Any, user:
     name, digest = model.rsplit(":", 2)[0], model.rsplit("@", 1)[1]
     repository = model.split("@")[0].rsplit(":", 1)[0]
     assert name
-    assert "has no manifest nope" in error_of(run("runner", "pull", f"{repository}:nope", expect=1))
+    tag = model.split("@")[0].rsplit(":", 1)[1]
+    unknown = error_of(run("runner", "pull", f"{repository}:nope", expect=1))
+    assert "has no manifest nope" in unknown and f"(it has {tag}" in unknown
     other = "sha256:" + "0" * 64
     assert "has no manifest" in error_of(run("runner", "pull", f"{repository}@{other}", expect=1))
     moved = error_of(run("runner", "pull", f"{model.split('@')[0]}@{other}", expect=3))
