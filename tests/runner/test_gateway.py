@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,13 +253,13 @@ def test_metrics_of_gateway_and_engine_carry_the_digest(keyed):
 
 def test_a_cancelled_request_reaches_the_engine_in_every_dialect(serve, gguf_reference):
     serving = serve(gguf_reference, "--", "--parallel", "1").wait_ready()
-    body = {"model": gguf_reference, "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 1500}}
+    options = {"num_predict": 1500, "temperature": 0}  # with which it does not end before
+    body = {"model": gguf_reference, "messages": [{"role": "user", "content": "hi"}], "options": options}
     with (
         httpx.Client(timeout=60) as client,
         client.stream("POST", f"{serving.url}/api/chat", json=body) as answer,
     ):
         lines = answer.iter_lines()
         assert json.loads(next(lines))["done"] is False
-    began = time.monotonic()
-    wait_until(lambda: serving.engine_metric("llamacpp:requests_processing") == 0, 5)
-    assert time.monotonic() - began < 3
+    wait_until(lambda: serving.engine_metric("llamacpp:requests_processing") == 0, 30)
+    assert serving.engine_metric("llamacpp:tokens_predicted_total") < 1500

@@ -78,9 +78,8 @@ def test_streaming_is_not_buffered_and_cancelling_frees_the_engine(serve, gguf_r
                 if len(arrived) == 20:
                     break
             assert serving.engine_metric("llamacpp:requests_processing") == 1
-        gone = time.monotonic()
-        wait_until(lambda: serving.engine_metric("llamacpp:requests_processing") == 0, 3)
-        assert time.monotonic() - gone < 2
+        wait_until(lambda: serving.engine_metric("llamacpp:requests_processing") == 0, 30)
+        assert serving.engine_metric("llamacpp:tokens_predicted_total") < 1500  # it did not come to its end
     assert len(set(arrived)) > 5
 
 
