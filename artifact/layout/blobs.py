@@ -23,9 +23,9 @@ from artifact.descriptor import Descriptor
 from artifact.digest import Digest, Hasher
 from artifact.errors import DigestMismatch, Malformed, StorageFull, Unreachable
 from artifact.layout.chunks import wrong_parts
-from artifact.layout.files import name_complete
+from artifact.layout.files import name_complete, write_all
 from artifact.layout.pace import Traffic
-from artifact.layout.pieces import PIECE, Brought, fetch_pieces, write_all
+from artifact.layout.pieces import PIECE, Brought, fetch_pieces
 from artifact.progress import Progress
 from artifact.source import NoRanges, RangedSource, Reader, Source
 from artifact.tensorindex.format import Chunk

@@ -18,6 +18,10 @@ class Handover:
         self._spare: list[memoryview] = []
         self._left, self._length = count, length  # buffers that there may be beside those
 
+    def full(self, position: int) -> bool:
+        """Whether the file's bytes at `position` are the next, but all buffers wait."""
+        return position == self._position and not (self._spare or self._left)
+
     def offer(self, buffer: memoryview, count: int, position: int) -> memoryview:
         """Hand over the first `count` bytes of `buffer`, which are the file's at `position`, if they are the next;
         returns a buffer to go on with."""

@@ -65,6 +65,11 @@ class Traffic:
         with self._lock:
             return self._pace.wants_another(time.monotonic(), self.arrived, self._connections)
 
+    def spares_connection(self) -> bool:
+        """Whether a connection may end, because it did not make the whole faster. A transfer asks that has several."""
+        with self._lock:
+            return self._pace.spares_one()
+
     def crowded(self) -> bool:
         """Whether there is a transfer under way for each processor."""
         return self._under_way >= processors()
@@ -83,14 +88,14 @@ class Pace:
     def __init__(self) -> None:
         self._since: tuple[float, int] | None = None
         self._rate = 0.0
-        self._more = 0
+        self._more = self._added = 0
         self._over = False
 
     def wants_another(self, now: float, arrived: int, connections: int) -> bool:
         """Whether to open one more connection than the `connections` there are, at the time `now` in seconds, when
         `arrived` bytes have come over all of them since the beginning."""
         if self._more:
-            self._more -= 1
+            self._more, self._added = self._more - 1, self._added + 1
             return True
         if self._over or not arrived:
             return False
@@ -104,7 +109,14 @@ class Pace:
         self._since, self._rate = (now, arrived), rate
         if self._over:
             return False
-        self._more = max(1, connections // 4) - 1
+        self._more, self._added = max(1, connections // 4) - 1, 1
+        return True
+
+    def spares_one(self) -> bool:
+        """Whether one of the last connections may end: together they did not pay. Counts it as ended."""
+        if not (self._over and self._added):
+            return False
+        self._added -= 1
         return True
 
 

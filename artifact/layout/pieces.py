@@ -26,6 +26,7 @@ from artifact.digest import Hasher
 from artifact.errors import Unreachable
 from artifact.layout.chunks import ChunkCheck, WrongChunk
 from artifact.layout.copying import Copier, Gone
+from artifact.layout.files import write_all
 from artifact.layout.handover import Handover
 from artifact.layout.pace import Traffic
 from artifact.layout.plan import Job, Part, Way, parts, pieces, plan
@@ -55,6 +56,9 @@ _BUFFER = 1024 * 1024
 
 _HANDED = 8
 """Buffers that may wait for the hash, which reads what else there is from the file."""
+
+_CALM = 0.5
+"""Seconds for which no connection may have waited for the hash before there is one more."""
 
 _AHEAD = 32
 """Pieces that may be fetched ahead of the hash: what it reads should still be in the page cache."""
@@ -132,6 +136,7 @@ class _Transfer:
         self._handover = Handover(self._hashed, _HANDED, _BUFFER)
         self._changed = threading.Condition()
         self._awaited = 0  # up to where the calling thread waits for bytes to be hashed
+        self._held_up = -_CALM  # when a connection last waited for the hash
         self._failure: BaseException | None = None
         self._ended = False
         self._save()
@@ -186,6 +191,7 @@ class _Transfer:
                 self._hashed += len(handed)
                 with self._changed:
                     self._handover.give_back(handed)
+                    self._changed.notify_all()
             while self._hashed < end:
                 count = os.preadv(self._file, [buffer[: min(len(buffer), end - self._hashed)]], self._hashed)
                 if not count:
@@ -206,7 +212,7 @@ class _Transfer:
                 if self._failure is not None:
                     raise self._failure
                 self._changed.wait(1)
-                if self._remote and self._connections < CONNECTIONS and self._traffic.wants_connection():
+                if self._remote and self._connections < CONNECTIONS and self._wants_connection():
                     self._connect()
             return handed, 0
 
@@ -220,6 +226,10 @@ class _Transfer:
         hashed = self._hashed if midstate is not None else 0
         Record(PIECE, hashed, midstate, frozenset(whole)).write(self._file, self._size)
         self._saved = self._hashed
+
+    def _wants_connection(self) -> bool:
+        """Whether one connection more is worth it: it would only wait, too, where others wait for the hash."""
+        return time.monotonic() - self._held_up >= _CALM and self._traffic.wants_connection()
 
     def _connect(self) -> None:
         """Open one connection more."""
@@ -283,6 +293,17 @@ class _Transfer:
         with self._traffic.connection():
             while run := self._claim(self._remote, self._most()):
                 buffer = self._fetch(run, buffer)
+                if self._leaves():
+                    return
+
+    def _leaves(self) -> bool:
+        """Whether a connection ends that was tried and did not help: what it brings comes out of order, and has to be
+        read again to be hashed. On a slow network it may still."""
+        with self._changed:
+            if self._connections < 2 or self._traffic.below(_PROVE_BELOW) or not self._traffic.spares_connection():
+                return False
+            self._connections -= 1
+            return True
 
     def _most(self) -> int:
         """How many jobs the next request asks for: the first tells how fast they come, the last leave some to each
@@ -352,6 +373,9 @@ class _Transfer:
     def _hand_over(self, buffer: memoryview, count: int, position: int) -> memoryview:
         """Let the hash have what is in the file at `position`, if it can; returns the buffer to go on with."""
         with self._changed:
+            while self._handover.full(position) and not self._ended:
+                self._held_up = time.monotonic()
+                self._changed.wait(1)
             return self._handover.offer(buffer, count, position)
 
     def _proves(self) -> bool:
@@ -385,10 +409,3 @@ def allocate(file: int, size: int) -> None:
     except OSError:
         os.ftruncate(file, before)
         raise
-
-
-def write_all(file: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`."""
-    while data:
-        count = os.pwrite(file, data, offset)
-        data, offset = data[count:], offset + count

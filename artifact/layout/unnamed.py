@@ -13,8 +13,7 @@ from pathlib import Path
 
 from artifact.digest import Digest
 from artifact.errors import Malformed, StorageFull
-from artifact.layout.files import name_complete
-from artifact.layout.pieces import write_all
+from artifact.layout.files import name_complete, write_all
 from artifact.progress import Progress
 from artifact.source import Source
 

@@ -20,8 +20,9 @@ from typing import NoReturn
 from artifact.descriptor import Descriptor
 from artifact.errors import DigestMismatch, Malformed, StorageFull, StowageError, Unreachable
 from artifact.layout.blobs import IN_PIECES, Blobs, exclusive
+from artifact.layout.files import write_all
 from artifact.layout.pace import Pace
-from artifact.layout.pieces import CONNECTIONS, PIECE, write_all
+from artifact.layout.pieces import CONNECTIONS, PIECE
 from artifact.layout.repository import LayoutRepository
 from artifact.progress import Quiet
 from artifact.source import NoRanges, Reader

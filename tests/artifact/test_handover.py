@@ -40,3 +40,15 @@ def test_every_byte_is_hashed_once_in_order(steps: list[tuple[int, bool, bool]],
     while turn():
         pass
     assert bytes(hashed) == DATA[:there]
+
+
+def test_it_is_full_for_who_has_the_next_bytes_only() -> None:
+    handover, buffer = Handover(0, 2, LENGTH), memoryview(bytearray(LENGTH))
+    for position in (0, LENGTH):
+        assert not handover.full(position)
+        buffer = handover.offer(buffer, LENGTH, position)
+    assert handover.full(2 * LENGTH) and not handover.full(3 * LENGTH)
+    taken = handover.take()
+    assert taken is not None and handover.full(2 * LENGTH), "it is still being hashed"
+    handover.give_back(taken)
+    assert not handover.full(2 * LENGTH)

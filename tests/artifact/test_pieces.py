@@ -249,6 +249,62 @@ def test_connections_are_added_while_they_help(serve: Serve, tmp_path: Path, mon
     assert 1 < most <= artifact.layout.pieces.CONNECTIONS
 
 
+class Busy:
+    """A line that brings the same however many ask: counts how many do at the time of each request."""
+
+    def __init__(self) -> None:
+        self.asking: list[int] = []
+        self._line, self._lock, self._now = threading.Lock(), threading.Lock(), 0
+
+    def __call__(self, exchange: Exchange, start: int, end: int) -> None:
+        with self._lock:
+            self._now += 1
+            self.asking.append(self._now)
+        with self._line:
+            time.sleep(0.03)
+            with self._lock:
+                self._now -= 1
+            send(exchange, start, end)
+
+
+def test_a_connection_that_does_not_help_ends_on_a_fast_line(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it brings comes out of order, and would have to be read again for the hash."""
+    monkeypatch.setattr(artifact.layout.pace, "_WINDOW", 0.1)
+    monkeypatch.setattr(artifact.layout.pieces, "_RUN", 1)
+    for fast in (True, False):
+        monkeypatch.setattr(artifact.layout.pieces, "_PROVE_BELOW", 0 if fast else 10**12)
+        line = Busy()
+        assert pull(serve(ranges(line)).host, tmp_path / str(fast)) == DATA
+        assert line.asking[0] == 1 and max(line.asking) == 2
+        assert set(line.asking[-5:]) == ({1} if fast else {2})
+
+
+def test_where_hashing_takes_the_time_there_is_one_connection_and_nothing_is_read_again(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact.layout.pace, "processors", lambda: 64)  # else whoever receives hashes
+    monkeypatch.setattr(artifact.layout.pace, "_WINDOW", 0.05)
+    for name, value in {"_BUFFER": 20_000, "_HANDED": 2, "_CALM": 60}.items():
+        monkeypatch.setattr(artifact.layout.pieces, name, value)
+    update, preadv, read = ResumableSha256.update, os.preadv, []
+
+    def slow(self: ResumableSha256, data: bytes | memoryview) -> None:
+        time.sleep(0.005)
+        update(self, data)
+
+    def noted(file: int, buffers: list[memoryview], offset: int) -> int:
+        read.append(offset)
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(ResumableSha256, "update", slow)
+    monkeypatch.setattr(os, "preadv", noted)
+    line = Busy()
+    assert pull(serve(ranges(line)).host, tmp_path) == DATA
+    assert set(line.asking) == {1} and read == []
+
+
 def test_a_full_disk_is_met_at_once(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

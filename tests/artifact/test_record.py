@@ -98,6 +98,16 @@ def test_where_there_are_many_connections_one_would_tell_nothing() -> None:
     assert not any(pace.wants_another(3.0, 440, 18) for _ in range(5))
 
 
+def test_connections_that_did_not_pay_are_to_spare() -> None:
+    pace = Pace()
+    pace.wants_another(0.0, 100, 8)
+    assert [pace.wants_another(1.0, 200, 8) for _ in range(3)] == [True, True, False]
+    assert not pace.spares_one(), "nobody knows yet"
+    assert [pace.wants_another(2.0, 400, 10) for _ in range(3)] == [True, True, False], "those were worth it"
+    assert not any(pace.wants_another(3.0, 610, 12) for _ in range(3))
+    assert [pace.spares_one() for _ in range(3)] == [True, True, False], "the last two were not"
+
+
 def test_nothing_is_added_before_anything_has_come() -> None:
     pace = Pace()
     assert not any(pace.wants_another(float(second), 0, 1) for second in range(10))
