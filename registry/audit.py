@@ -41,7 +41,10 @@ _FORMATS = ("jsonl", "sarif", "prometheus", "table")
 _REFUSED = "refused"
 _FAILURES = (*(status.value for status in Status if status is not Status.SIGNED), _REFUSED)
 
+audit_app = typer.Typer()
 
+
+@audit_app.command("audit", epilog="Example: registry audit registry.example --policy policy.yaml --state audit.state")
 def audit(
     places: Annotated[
         list[str], typer.Argument(metavar="HOST[/NAME-GLOB]...", help="Registries, or some repositories; or oci:PATH.")

@@ -29,6 +29,8 @@ users = typer.Typer(
     epilog="Example: registry user add alice --htpasswd htpasswd",
     no_args_is_help=True,
 )
+user_app = typer.Typer()
+user_app.add_typer(users)
 
 _CONFIG_HELP = "registry.toml, which names the htpasswd file and the storage."
 _ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="registry.toml", help=_CONFIG_HELP)]

@@ -18,9 +18,10 @@ from runner import configured
 from runner.configured import Configured, Keeping
 from runner.deployment import Deployment
 from runner.fleet import Fleet
-from runner.plan import Plan, Wishes, fetch_all, prepare, with_adapters
+from runner.plan import Plan, fetch_all, prepare, with_adapters
 from runner.pull import Found, absolute, find
 from runner.store import Store, StoredModel
+from runner.wishes import Wishes
 from supplychain.policy import Policy
 
 DRAIN = 30.0

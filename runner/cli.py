@@ -15,9 +15,12 @@ from runner.completion import whole_words
 
 class _Commands(LazyGroup):
     places: ClassVar = {
-        "runner.model_commands:model_app": ("pull", "verify", "list", "rm", "inspect"),
+        "runner.model_commands:model_app": ("pull", "verify", "list", "rm"),
+        "runner.inspect_command:inspect_app": ("inspect",),
         "runner.run_command:run_app": ("run",),
-        "runner.endpoint_commands:endpoint_app": ("serve", "ps", "stop", "logs", "key"),
+        "runner.serve_command:serve_app": ("serve",),
+        "runner.served_commands:served_app": ("ps", "stop", "logs"),
+        "runner.key_commands:key_app": ("key",),
         "runner.compose.commands:compose_app": ("up", "down", "lock"),
         "runner.store_commands:store_app": ("save", "load", "df", "prune", "fsck"),
         "runner.engines.commands:engine_app": ("engine",),

@@ -15,7 +15,7 @@ from artifact.digest import Digest
 from artifact.errors import Malformed
 from artifact.layout.files import write_atomically
 from artifact.reference import Reference
-from runner.plan import Wishes
+from runner.wishes import Wishes
 
 DEFAULT_IDLE = 0.0
 """Seconds of idleness after which a model is unloaded; 0 means never."""

@@ -16,9 +16,11 @@ from artifact.reference import Reference
 from runner.configured import Configured, Keeping
 from runner.gateway.upstream import Upstream
 from runner.memory import Estimate, family, resident
-from runner.plan import Plan, Wishes, served_names
+from runner.names import served_names
+from runner.plan import Plan
 from runner.state import Served
 from runner.supervise import EngineFailed, EngineProcess
+from runner.wishes import Wishes
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _PERCENT = re.compile(r"\b(\d{1,3})%")

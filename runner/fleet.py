@@ -23,9 +23,10 @@ from runner.configured import Keeping
 from runner.deployment import Deployment, State, pause_after
 from runner.gateway.upstream import Upstream
 from runner.memory import DoesNotFit, Estimate, anonymous, estimate, gib, gpus_free, ram_free
-from runner.plan import Plan, Wishes, bundles
+from runner.plan import Plan, bundles
 from runner.store import Store
 from runner.supervise import EngineFailed, EngineProcess
+from runner.wishes import Wishes
 
 MAX_RESTARTS = 5
 """How many times in a row a crashed engine is started again before the runner gives up."""

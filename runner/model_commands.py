@@ -1,4 +1,4 @@
-"""``runner pull``, ``verify``, ``list``, ``rm`` and ``inspect``: models, and the store they are in."""
+"""``runner pull``, ``verify``, ``list`` and ``rm``: models, and the store they are in."""
 
 from __future__ import annotations
 
@@ -8,28 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from artifact.errors import InvalidInput, NotFound, Refused, StowageError
+from artifact.errors import NotFound, StowageError
 from artifact.reference import Reference
 from artifact.terminal import JsonOption, note, print_json, progress_bars
 from artifact.transfer import CONCURRENCY
 from runner import report
 from runner.model import CodeRefused, model_files
-from runner.options import (
-    EngineCommand,
-    OneReference,
-    PlainHttpOption,
-    PolicyOption,
-    References,
-    StoreOption,
-    StreamOption,
-    takes_wishes,
-)  # fmt: skip
-from runner.plan import Wishes, load_policy, parse_references, served_name, with_adapters
+from runner.options import OneReference, PlainHttpOption, PolicyOption, References, StoreOption
 from runner.pull import Found, fetch, find
-from runner.records import recorded_name
-from runner.sandbox.rules import MODES
 from runner.state import running
 from runner.store import Store
+from runner.wishes import load_policy, parse_references
 from supplychain.refusal import Reason
 from supplychain.trace import Step
 
@@ -122,44 +111,3 @@ def rm_command(refs: References, store: StoreOption = None) -> None:
                     f"(runner stop {model.name})"
                 )
         note(f"removed {reference}, {report.human_bytes(place.remove(reference))} freed")
-
-
-def _is_about(wishes: Wishes, error: StowageError) -> bool:
-    """Whether `error` is about how the user wants to run a model, and not about the model or this host."""
-    if wishes.flags or wishes.driver or wishes.engine_path:
-        return True
-    usual = wishes.sandbox in MODES and replace(wishes, sandbox=Wishes().sandbox) == Wishes()
-    return isinstance(error, (InvalidInput, Refused)) and not usual
-
-
-@model_app.command("inspect", cls=EngineCommand, epilog="Example: runner inspect team/model:4B-Q4_K_M --command")
-@takes_wishes
-def inspect_command(
-    ctx: typer.Context,
-    ref: OneReference,
-    command: Annotated[bool, typer.Option("--command", help="Print only the exact engine command line.")] = False,
-    store: StoreOption = None,
-    plain_http: PlainHttpOption = False,
-    as_json: JsonOption = False,
-    stream: StreamOption = False,
-    *,
-    wishes: Wishes,
-) -> None:
-    """Show what a model is, and exactly how it would run. Fetches no weights."""
-    place, wishes = Store(store), replace(wishes, stream=stream)
-    found = find(Reference.parse(ref), place, None, plain_http=plain_http)
-    if command:
-        planned = with_adapters(found, wishes, place, None, plain_http=plain_http)
-        print_json(planned.command.to_json()) if as_json else print(planned.command)
-        return
-    try:
-        shown = with_adapters(found, wishes, place, None, plain_http=plain_http)
-    except StowageError as error:
-        if _is_about(wishes, error):
-            raise
-        note(f"note: {error}")
-        shown = None
-    name = served_name(found.reference, str(found.model.digest))
-    record = place.record(found.model.digest, recorded_name(found.reference))
-    value = report.description(found.model, name, record, shown)
-    print_json(value) if as_json else report.print_description(value)

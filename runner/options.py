@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from runner.completion import complete_reference
-from runner.plan import SANDBOX_VARIABLE, Wishes
+from runner.wishes import SANDBOX_VARIABLE, Wishes
 
 _ENGINE_FLAGS = "runner.engine_flags"
 _REFERENCE_HELP = "[HOST/]NAME[:TAG][@DIGEST] or oci:PATH:TAG"

@@ -18,9 +18,11 @@ from artifact.errors import Malformed
 from artifact.layout.files import write_atomically
 from artifact.progress import Quiet
 from artifact.reference import Reference
-from runner.plan import Plan, Wishes, prepare, served_names
+from runner.names import served_names
+from runner.plan import Plan, prepare
 from runner.state import Run
 from runner.store import Store
+from runner.wishes import Wishes
 from supplychain.policy import Policy
 
 _ORDERS, _REFUSALS, _PROJECT = "orders", "refusals", "project"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,37 +23,18 @@ from runner.engines.installed import ENGINES
 from runner.engines.interpreter import gpu_environment
 from runner.engines.task import task_of
 from runner.model import ModelFile
-from runner.pull import Found, absolute, fetch, find
+from runner.names import served_name, served_names
+from runner.pull import Found, fetch, find
 from runner.sandbox.rules import MODES
 from runner.store import Store
 from runner.stream.streaming import Streaming, check_streamable
+from runner.wishes import Wishes
 from supplychain.usage import Use
 
 if TYPE_CHECKING:
     from supplychain.policy import Policy
 
-POLICY_VARIABLE = "STOWAGE_POLICY"
-"""The environment variable that names the policy file where ``--policy`` does not."""
-SANDBOX_VARIABLE = "STOWAGE_SANDBOX"
-"""The environment variable that says what ``--sandbox`` says, where that is not given."""
-
 _NUMBER = re.compile(r"-[0-9.].*")
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user states about running a model, all of it optional. `flags` are the engine's own, as written;
-    `sandbox` is ``auto``, ``required`` or ``off``; `lora` are adapters, ``[NAME=]REFERENCE``; `stream` lets the engine
-    load while the model still arrives."""
-
-    driver: str | None = None
-    context_size: int | None = None
-    gpus: str | None = None
-    engine_path: Path | None = None
-    flags: Sequence[str] = ()
-    sandbox: str = "auto"
-    lora: Sequence[str] = ()
-    stream: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,24 +133,6 @@ def _check_use(found: Found, command: Command, flags: Sequence[str]) -> None:
         note(f"warning: {decision.reason}")
 
 
-def stated_sandbox() -> str:
-    """The sandbox for commands without ``--sandbox``: what the environment says, else ``auto``."""
-    return os.environ.get(SANDBOX_VARIABLE) or Wishes().sandbox
-
-
-def served_name(reference: Reference, digest: str) -> str:
-    """The one name a model is listed under: its repository with the tag, or with the digest if it has no tag."""
-    return f"{reference.repository}:{reference.tag}" if reference.tag else f"{reference.repository}@{digest}"
-
-
-def served_names(reference: Reference, digest: str) -> frozenset[str]:
-    """Every name that means this model: with and without host, tag and digest."""
-    places = {reference.repository, reference.name} - {""}
-    tagged = {f"{place}:{reference.tag}" for place in places if reference.tag}
-    pinned = {f"{place}@{digest}" for place in (*places, *tagged)}
-    return frozenset({digest, *places, *tagged, *pinned})
-
-
 def prepare(
     reference: Reference, store: Store, policy: Policy | None, wishes: Wishes, progress: Progress, *, plain_http: bool
 ) -> Plan:
@@ -206,19 +168,3 @@ def bundles(planned: Plan, store: Store) -> tuple[Path, dict[str, Path]]:
     """The folder with the model's files, and those of its adapters by their places in the folder an engine runs in."""
     adapters = {adapter.folder: store.bundle(adapter.found.model) for adapter in planned.adapters}
     return store.bundle(planned.found.model), adapters
-
-
-def load_policy(path: Path | None) -> Policy | None:
-    """The policy the user states, or the one ``$STOWAGE_POLICY`` names; without one, a warning and None."""
-    stated = path or (Path(os.environ[POLICY_VARIABLE]) if os.environ.get(POLICY_VARIABLE) else None)
-    if stated is None:
-        note("warning: no policy is stated (--policy), so nothing but digests is verified: any signer or none will do")
-        return None
-    from supplychain.policy import Policy
-
-    return Policy.load(stated)
-
-
-def parse_references(texts: Sequence[str]) -> list[Reference]:
-    """References as users write them, layouts made absolute. Raises `InvalidInput`."""
-    return [absolute(Reference.parse(text)) for text in texts]

@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from artifact.terminal import note, print_json
 from artifact.weights.precision import size_label
-from runner.model import Model
-from runner.plan import Plan
-from runner.sandbox.confine import foreseen
-from runner.sandbox.rules import Confinement
 from runner.state import Run
 from runner.store import StoredModel
 from supplychain.refusal import Reason
@@ -62,41 +58,6 @@ def print_runs(runs: Sequence[Run], *, as_json: bool) -> None:
     ]
     heading = ("NAME", "DIGEST", "STATE", "MEMORY", "ENGINE", "VERSION", "LISTENS ON", "PID")
     print_table(heading, rows)
-
-
-def description(model: Model, name: str, record: dict[str, Any], plan: Plan | None) -> dict[str, Any]:
-    """All that is known about one model."""
-    config = model.config
-    return {
-        "name": name,
-        "digest": str(model.digest),
-        "format": config.format,
-        "precision": config.precision,
-        "parameters": config.parameters,
-        "architecture": config.architecture,
-        "context_length": config.context_length,
-        "licenses": list(config.licenses),
-        "size": model.size,
-        "verified": record.get("verified"),
-        "files": [{"path": f.path, "digest": str(f.blob.digest), "size": f.blob.size} for f in model.files],
-        "command": plan.command.to_json() if plan else None,
-        "sandbox": foreseen(plan.command.rules).to_json() if plan else None,
-    }
-
-
-def print_description(value: dict[str, Any]) -> None:
-    """One model, for people."""
-    for key in ("name", "digest", "format", "precision", "parameters", "architecture", "context_length", "size"):
-        print(f"{key.replace('_', ' '):15} {value[key] if value[key] not in (None, '', 0) else '-'}")
-    print(f"{'licences':15} {', '.join(value['licenses']) or '-'}")
-    print(f"{'verified by':15} {verified_by(value)}")
-    print("files")
-    print_table((), [(f"  {item['path']}", human_bytes(item["size"]), item["digest"]) for item in value["files"]])
-    if value["command"]:
-        print(f"{'engine':15} {value['command']['engine']} ({value['command']['version']})")
-        print(f"{'engine lock':15} {value['command']['lock'] or '-'}")
-    if value["sandbox"]:
-        print(f"{'sandbox':15} {Confinement(**value['sandbox'])}")
 
 
 def print_decision(decision: Decision, pinned: str) -> None:

@@ -13,16 +13,10 @@ from artifact.reference import Reference
 from artifact.terminal import JsonOption, progress_bars
 from runner import chat
 from runner.conversation import converse
-from runner.options import (
-    EngineCommand,
-    OneReference,
-    PlainHttpOption,
-    PolicyOption,
-    StoreOption,
-    takes_wishes,
-)  # fmt: skip
-from runner.plan import Wishes, load_policy, prepare
+from runner.options import EngineCommand, OneReference, PlainHttpOption, PolicyOption, StoreOption, takes_wishes
+from runner.plan import prepare
 from runner.store import Store
+from runner.wishes import Wishes, load_policy
 
 run_app = typer.Typer()
 

@@ -18,10 +18,11 @@ from runner import orders
 from runner.configured import Configured, Keeping
 from runner.fleet import MAX_RESTARTS
 from runner.keys import KEYS_VARIABLE, KeyFile
-from runner.plan import Plan, Wishes
+from runner.plan import Plan
 from runner.serving import Serving
 from runner.state import Served, registered
 from runner.store import Store
+from runner.wishes import Wishes
 from supplychain.policy import Policy
 
 DEFAULT_LISTEN = "127.0.0.1:12434"

@@ -14,11 +14,11 @@ from artifact.terminal import JsonOption, note, print_json, progress_bars
 from runner.archive import ArchiveRepository, extract_policy, iterate, save
 from runner.completion import complete_reference
 from runner.options import PolicyOption, StoreOption
-from runner.plan import load_policy
 from runner.pull import absolute, fetch, find_in
 from runner.report import human_bytes, print_table
 from runner.store import Store
 from runner.upkeep import fsck, prune, usage
+from runner.wishes import load_policy
 
 store_app = typer.Typer()
 

@@ -19,6 +19,8 @@ configuration = typer.Typer(
     epilog="Example: registry config check registry.toml",
     no_args_is_help=True,
 )
+config_app = typer.Typer()
+config_app.add_typer(configuration)
 
 
 @configuration.command(epilog="Example: registry config check /etc/stowage/registry.toml")

@@ -26,7 +26,10 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="registry.toml", help="registry.toml, which names the storage.")
 ]
 
+gc_app = typer.Typer()
 
+
+@gc_app.command("gc", epilog="Example: registry gc --storage s3://models --dry-run")
 def gc(
     storage: Storage = None,
     config_file: ConfigFile = None,

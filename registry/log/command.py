@@ -29,6 +29,8 @@ transparency = typer.Typer(
     epilog="Example: registry transparency verify registry.example.org --key log.key.pub",
     no_args_is_help=True,
 )
+transparency_app = typer.Typer()
+transparency_app.add_typer(transparency)
 
 Host = Annotated[str, typer.Argument(metavar="HOST", help="The registry.")]
 Key = Annotated[

@@ -14,7 +14,10 @@ from registry.sync.repository import Options, sync_repository
 
 _PLACE = "HOST, HOST/NAME or oci:PATH"
 
+sync_app = typer.Typer()
 
+
+@sync_app.command("sync", epilog="Example: registry sync registry.example.org mirror.example.org --include 'team/**'")
 def sync(
     source: Annotated[str, typer.Argument(metavar="SRC", help=f"Where from: {_PLACE}.")],
     target: Annotated[str, typer.Argument(metavar="DST", help=f"Where to: {_PLACE}.")],

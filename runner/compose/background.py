@@ -17,9 +17,9 @@ import typer
 from artifact.errors import Malformed
 from artifact.terminal import run as run_app
 from runner.orders import Order
-from runner.plan import Wishes
 from runner.serve import Settings, listen_address, serve
 from runner.store import Store
+from runner.wishes import Wishes
 from supplychain.policy import Policy
 
 WANTED = "wanted.json"

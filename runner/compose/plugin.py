@@ -27,10 +27,10 @@ from artifact.weights.precision import size_label
 from runner.compose.shared import SharedGateway, endpoint, endpoint_on_host
 from runner.engines.dispatch import DRIVERS
 from runner.options import EngineCommand, engine_flags
-from runner.plan import Wishes, stated_sandbox
 from runner.report import human_bytes, print_table
 from runner.state import running
 from runner.store import Store, StoredModel
+from runner.wishes import Wishes, stated_sandbox
 
 CALLS_VERSION = "v1.1.0"
 """The version of the plugin's calls that is answered. Compose passes runtime flags from v1.0.6 on."""

@@ -16,10 +16,11 @@ from artifact.reference import Reference
 from artifact.terminal import note
 from runner.compose.gateway import ProjectGateway, Wanted
 from runner.orders import Order
-from runner.plan import POLICY_VARIABLE, Wishes, load_policy, plan
+from runner.plan import plan
 from runner.pull import absolute, fetch, find
 from runner.serve import DEFAULT_LISTEN, listen_address, written
 from runner.store import Store
+from runner.wishes import POLICY_VARIABLE, Wishes, load_policy
 
 LISTEN_VARIABLE, ENDPOINT_VARIABLE = "STOWAGE_MODEL_LISTEN", "STOWAGE_MODEL_ENDPOINT"
 _ID = "docker-model"

@@ -14,10 +14,11 @@ from runner.compose.gateway import Changes, ProjectGateway, Wanted
 from runner.compose.lock import LOCK_FILE, Entry, Lock, find_stored
 from runner.compose.project import ComposeModel, Project
 from runner.orders import Order
-from runner.plan import POLICY_VARIABLE, Plan, Wishes, load_policy, plan
+from runner.plan import Plan, plan
 from runner.pull import Found, fetch, find
 from runner.serve import DEFAULT_LISTEN
 from runner.store import Store
+from runner.wishes import POLICY_VARIABLE, Wishes, load_policy
 from supplychain.policy import Policy
 
 _MADE_ENV = "made-env"

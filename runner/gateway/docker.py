@@ -29,10 +29,11 @@ from runner.gateway.call import Call
 from runner.gateway.errors import api_error, status_of
 from runner.gateway.pulling import Pull
 from runner.gateway.relay import json_object
-from runner.plan import Wishes, served_names
+from runner.names import served_names
 from runner.pull import absolute
 from runner.report import human_bytes
 from runner.store import Store, StoredModel
+from runner.wishes import Wishes
 
 
 class Docker:

@@ -46,6 +46,8 @@ def test_every_program_tells_its_version(program: str, run: Any) -> None:
     ("words", "status", "needed", "others"),
     [
         (["runner", "list", "--json"], 0, "runner.store", {"httpx", "starlette", "uvicorn", "runner.serve"}),
+        (["runner", "ps"], 0, "runner.state", {"httpx", "starlette", "yaml", "runner.engines.dispatch"}),
+        (["registry", "--version"], 0, "registry.cli", {"starlette", "uvicorn", "boto3", "registry.store"}),
         (["packager", "push", "oci:nowhere:1", "localhost:1/x"], 1, "packager.packed", {"yaml", "packager.pack"}),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",

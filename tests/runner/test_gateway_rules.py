@@ -18,7 +18,6 @@ from artifact.errors import InvalidInput
 from runner import logs
 from runner.configured import Configured, Keeping, load, save
 from runner.deployment import pause_after
-from runner.endpoint_commands import seconds, size
 from runner.gateway.access import needed_scope
 from runner.gateway.metrics import merged
 from runner.gateway.multipart import model_field, with_model
@@ -26,7 +25,8 @@ from runner.gateway.translation import Transcript, options, translated
 from runner.gateway.translation import seconds as keep_alive
 from runner.keys import Bucket, KeyFile
 from runner.memory import Estimate, config_shape, gguf_shape
-from runner.plan import Wishes
+from runner.serve_command import seconds, size
+from runner.wishes import Wishes
 
 
 @pytest.mark.parametrize(
